@@ -1,0 +1,81 @@
+"""Structured pruning for Keras 3: narrow branches, blended in by callbacks, merged exactly."""
+
+from keras_branch_prune import zoo
+from keras_branch_prune.alpha import get_alpha, set_alpha
+from keras_branch_prune.archive import ModelFileError
+from keras_branch_prune.backup import EpochBackup
+from keras_branch_prune.benchmark import benchmark
+from keras_branch_prune.branch import branch
+from keras_branch_prune.callbacks import (
+    AlphaCallback,
+    AlphaCosineDecay,
+    AlphaExponentialDecay,
+    AlphaLinearDecay,
+    AlphaMultiplicativeDecay,
+    AlphaReduceOnPlateau,
+    AlphaStepDecay,
+    StopAtAlphaZero,
+    make_alpha_callback,
+)
+from keras_branch_prune.costs import count_macs, count_parameters
+from keras_branch_prune.export import export_saved_model
+from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.groups import ChannelGroup
+from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.merge import merge
+from keras_branch_prune.plan import Explanation, GroupPlan, PruningPlan, explain, plan
+from keras_branch_prune.report import plot_training
+from keras_branch_prune.rules import register_rule
+from keras_branch_prune.schedules import (
+    AlphaSchedule,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    MultiplicativeDecay,
+    ScheduleType,
+    StepDecay,
+)
+
+__all__ = [
+    "Alpha",
+    "AlphaBlend",
+    "AlphaCallback",
+    "AlphaCosineDecay",
+    "AlphaExponentialDecay",
+    "AlphaLinearDecay",
+    "AlphaMultiplicativeDecay",
+    "AlphaReduceOnPlateau",
+    "AlphaSchedule",
+    "AlphaStepDecay",
+    "ChannelGroup",
+    "ChannelMap",
+    "CosineDecay",
+    "EpochBackup",
+    "Explanation",
+    "ExponentialDecay",
+    "GroupPlan",
+    "LinearDecay",
+    "ModelFileError",
+    "MultiplicativeDecay",
+    "PruningPlan",
+    "ScheduleType",
+    "StepDecay",
+    "StopAtAlphaZero",
+    "atomic_write",
+    "benchmark",
+    "branch",
+    "count_macs",
+    "count_parameters",
+    "explain",
+    "export_saved_model",
+    "get_alpha",
+    "load_model",
+    "make_alpha_callback",
+    "merge",
+    "plan",
+    "plot_training",
+    "register_rule",
+    "save_model",
+    "set_alpha",
+    "zoo",
+]

@@ -1,0 +1,109 @@
+"""Access to α and the state of its decay in a branched model."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_branch_prune import layers
+
+
+def alpha_layer(model: keras.Model) -> layers.Alpha:
+    """Returns the one `Alpha` layer of a branched model, or of a model that contains one.
+
+    Args:
+        model: A model made by `keras_branch_prune.branch`.
+
+    Returns:
+        The layer, whose variables hold α and all state of its decay.
+
+    Raises:
+        ValueError: If the model has no `Alpha` layer, or several.
+    """
+    found = {id(layer): layer for layer in _flatten(model) if isinstance(layer, layers.Alpha)}
+    if not found:
+        raise ValueError(
+            f"Model {model.name!r} is not a branched model; call keras_branch_prune.branch first."
+        )
+    if len(found) > 1:
+        names = [layer.name for layer in found.values()]
+        raise ValueError(
+            "`model` must contain exactly one `Alpha` layer. "
+            f"Received: model {model.name!r} with the `Alpha` layers {names}"
+        )
+    return next(iter(found.values()))
+
+
+def get_alpha(model: keras.Model) -> float:
+    """Returns α of a branched model, in [0, 1].
+
+    Args:
+        model: A model made by `keras_branch_prune.branch`.
+
+    Returns:
+        The share of the original branch: the shortest decimal that rounds to the stored float32.
+
+    Raises:
+        ValueError: If `model` is not a branched model.
+    """
+    return alpha_of(alpha_layer(model))
+
+
+def set_alpha(model: keras.Model, value: float) -> None:
+    """Sets α of a branched model, e.g. in a custom training loop.
+
+    The α callbacks forget the metric's best value and their waiting time, as after a step of their
+    own. Their next step goes to the first value of their schedule below `value`.
+
+    Args:
+        model: A model made by `keras_branch_prune.branch`.
+        value: The share of the original branch, in [0, 1].
+
+    Raises:
+        ValueError: If `value` is out of range or `model` is not a branched model.
+
+    Example:
+        >>> schedule = keras_branch_prune.CosineDecay(steps=20)
+        >>> for epoch in range(30):
+        ...     keras_branch_prune.set_alpha(branched, schedule(epoch))
+        ...     train_one_epoch(branched)
+    """
+    layer = alpha_layer(model)
+    layer.alpha.assign(number_up_to("value", value, at_most=1))
+    layer.wait.assign(0)
+    layer.best.assign(math.nan)
+
+
+def _flatten(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _flatten(layer)
+
+
+def value_of(variable: Any) -> float:
+    """Returns the value of a scalar variable."""
+    # As a tensor first: a variable mirrored on several devices is no number by itself.
+    return float(ops.copy(variable))
+
+
+def alpha_of(layer: layers.Alpha) -> float:
+    """Returns α as the shortest decimal that rounds to the stored float32."""
+    # So that logs show 0.9 and not 0.8999999761581421.
+    return float(str(np.float32(value_of(layer.alpha))))
+
+
+def number_up_to(name: str, value: Any, at_most: float) -> float:
+    """Returns `value` as a float, or raises `ValueError` unless it is in [0, at_most]."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 <= float(value) <= at_most:
+        raise ValueError(
+            f"`{name}` must be a number in [0, {at_most:g}]. Received: {name}={value!r}"
+        )
+    return float(value)

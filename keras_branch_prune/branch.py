@@ -1,0 +1,194 @@
+"""Puts a narrow branch beside every region of a model that a plan narrows.
+
+For a region with input `h`, producer P, channelwise operations g and a consumer Q:
+
+    c  = P(h)
+    o  = g(c)                        original branch
+    p  = expand(g'(reduce(c)))       pruned branch, k of C channels in between
+    h' = α·o + (1 − α)·p             what Q reads
+
+`reduce` and `expand` are linear maps along the channels, so that at α = 0, where `o` is not used
+any more, they can be multiplied into P and Q (see `merge.py`, the inverse). `expand` has no bias: a
+bias before a zero-padded convolution is not a bias after it, and the product would not be exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_branch_prune.canonical import Call, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.groups import Analysis, analyse
+from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layouts import Kept, Layout
+from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
+from keras_branch_prune.rules import LinearMap, rule_for
+
+PRUNED_SUFFIX = "__pruned"
+
+
+def branch(model: keras.Model, plan: PruningPlan, *, train_original: bool = True) -> keras.Model:
+    """Puts a narrow parallel branch beside every region of a model that the plan narrows.
+
+    At α = 1 the result equals `model`; an α callback lets α fall to 0 during `fit`; then `merge`
+    turns it into the compact model. The pruned branch begins with the channels that the plan keeps.
+
+    Args:
+        model: A built functional or Sequential model; it is not changed.
+        plan: A plan made for a model of this structure.
+        train_original: Whether the layers of the original model are trained too, or frozen until
+            the merge.
+
+    Returns:
+        A new functional model with the inputs and outputs of `model`, not compiled, α = 1.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or `plan` not a plan.
+        ValueError: If the plan was made for another model, or the model cannot be analysed or has
+            weights that are not finite.
+    """
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    check_plan(plan, analysis)
+    frozen = [] if train_original else _trainable_layers(graph)
+    return _Brancher(analysis, plan.kept, frozen).build()
+
+
+def _trainable_layers(graph: Graph) -> list[str]:
+    units = dict.fromkeys(call.unit for call in graph.calls)
+    return [unit.name for unit in units if unit.weights and unit.config.get("trainable", True)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Track:
+    """A tensor in both branches; `pruned` is `None` where no channel goes."""
+
+    original: Any
+    pruned: Any = None
+
+    def narrowest(self) -> Any:
+        """The tensor of the pruned branch, or the one that both branches share."""
+        return self.original if self.pruned is None else self.pruned
+
+
+class _Brancher:
+    """Runs the original and the pruned branch through the graph side by side."""
+
+    def __init__(self, analysis: Analysis, kept: Kept, frozen: list[str]):
+        self._analysis = analysis
+        self._kept = kept
+        self._builder = ModelBuilder(analysis.graph)
+        self._frozen = set(frozen)
+        alpha = Unit("alpha", Alpha, {"name": "alpha", "frozen": frozen})
+        self._alpha = self._builder.apply(alpha, self._builder.inputs[0])
+        self._units: dict[Any, Unit] = {}
+        self._blended: dict[Value, Any] = {}
+
+    def build(self) -> keras.Model:
+        """Returns the branched model."""
+        inputs = [_Track(tensor) for tensor in self._builder.inputs]
+        outputs = self._analysis.graph.run(inputs, self._call)
+        return self._builder.finish(tree.map_structure(lambda track: track.original, outputs))
+
+    def _call(self, call: Call, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(rule_for(call.unit), LinearMap):
+            return self._call_linear(call, *args, **kwargs)
+        original = self._apply(self._original(call), args, kwargs, lambda track: track.original)
+        if self._narrowed(call.outputs[0]) is None:
+            return tree.map_structure(_Track, original)
+        return _Track(original, self._apply(self._pruned(call), args, kwargs, _Track.narrowest))
+
+    def _call_linear(self, call: Call, *args: Any, **kwargs: Any) -> _Track:
+        output = self._apply(
+            self._original(call), args, kwargs, lambda track: self._blend(call, track)
+        )
+        layout = self._narrowed(call.outputs[0])
+        if layout is None:
+            return _Track(output)
+        return _Track(output, self._builder.apply(self._reduce(call, layout), output))
+
+    def _apply(self, unit: Unit, args: tuple, kwargs: dict, select: Callable[[_Track], Any]) -> Any:
+        """Calls the layer of `unit`; `select` takes its inputs from one of the branches."""
+        args, kwargs = tree.map_structure(
+            lambda leaf: select(leaf) if isinstance(leaf, _Track) else leaf, (args, kwargs)
+        )
+        return self._builder.apply(unit, *args, **kwargs)
+
+    def _narrowed(self, value: Value) -> Layout | None:
+        """Returns the layout of a tensor that is narrower in the pruned branch, else `None`."""
+        layout = self._analysis.layouts.get(value)
+        return layout if layout is not None and layout.is_narrowed(self._kept) else None
+
+    def _once(self, key: Any, make: Callable[[], Unit]) -> Unit:
+        """Makes a unit at its first use, so that calls that share a layer still share it."""
+        if key not in self._units:
+            self._units[key] = make()
+        return self._units[key]
+
+    def _original(self, call: Call) -> Unit:
+        unit = call.unit
+        if unit.name not in self._frozen:
+            return unit
+        return self._once(unit, lambda: unit.replace(config={"trainable": False}))
+
+    def _pruned(self, call: Call) -> Unit:
+        layout = next(filter(None, map(self._narrowed, call.inputs)))
+        name = call.unit.name + PRUNED_SUFFIX
+        narrow = rule_for(call.unit).narrow
+        return self._once(name, lambda: narrow(call.unit, layout, self._kept).replace(name=name))
+
+    def _reduce(self, call: Call, layout: Layout) -> Unit:
+        """The map C → k after a producer; it has a bias if the producer has one."""
+        (block,) = layout.blocks
+        matrix = np.eye(block.channels)[:, block.kept(self._kept)]
+        bias = [np.zeros(matrix.shape[1])] if call.unit.config["use_bias"] else []
+        name = f"{call.unit.name}__reduce"
+        return self._once(name, lambda: _channel_map(name, call, layout.axis, [1], [matrix], bias))
+
+    def _expand(self, call: Call, layout: Layout) -> Unit:
+        """The map k → C before a consumer, shared by all that share a consumer."""
+        positions = [block.positions for block in layout.blocks]
+        matrices = [np.eye(block.channels)[block.kept(self._kept)] for block in layout.blocks]
+        name = f"{self._analysis.exits[call.inputs[0]]}__expand"
+        return self._once(
+            name, lambda: _channel_map(name, call, layout.axis, positions, matrices, [])
+        )
+
+    def _blend(self, call: Call, track: _Track) -> Any:
+        """Returns what a linear layer reads: both branches blended, or the one there is."""
+        (value,) = call.inputs
+        layout = self._narrowed(value)
+        if layout is None:
+            return track.original
+        if value not in self._blended:
+            name = f"{call.unit.name}__blend"
+            blend = Unit(name, AlphaBlend, {"name": name, "dtype": call.unit.config["dtype"]})
+            pruned = self._builder.apply(self._expand(call, layout), track.pruned)
+            self._blended[value] = self._builder.apply(blend, [self._alpha, track.original, pruned])
+        return self._blended[value]
+
+
+def _channel_map(
+    name: str,
+    call: Call,
+    axis: int,
+    positions: list[int],
+    matrices: list[np.ndarray],
+    bias: list[np.ndarray],
+) -> Unit:
+    """Returns a `ChannelMap` with these weights and the dtype of the call's layer."""
+    blocks = [[p, *matrix.shape] for p, matrix in zip(positions, matrices, strict=True)]
+    config = {
+        "name": name,
+        "blocks": blocks,
+        "axis": axis,
+        "use_bias": bool(bias),
+        "dtype": call.unit.config["dtype"],
+    }
+    return Unit(name, ChannelMap, config, (*matrices, *bias))

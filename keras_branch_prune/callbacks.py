@@ -1,0 +1,401 @@
+"""Callbacks that decide when α takes its next step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+import re
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_branch_prune import layers, schedules
+from keras_branch_prune.alpha import alpha_layer, alpha_of, get_alpha, number_up_to, value_of
+
+# Names of metrics, or their last words; a trailing number is Keras' mark of a repeated name.
+_MINIMISED = re.compile(
+    r"(^|_)(loss|error|crossentropy|divergence|poisson|hinge|logcosh|perplexity"
+    r"|mse|rmse|mae|mape|msle)(_\d+)?$"
+)
+_MAXIMISED = re.compile(
+    r"(^|_)(acc|accuracy|auc|precision|recall|f1_score|fbeta_score|r2_score|cosine_similarity"
+    r"|iou|io_u)(_\d+)?$"
+)
+
+
+class AlphaCallback(keras.callbacks.Callback):
+    """Lets α fall along a schedule, one step whenever a step is due.
+
+    Without `monitor`, a step is due every `every` epochs or batches. With `monitor`, it is due when
+    that metric has not improved for `patience` epochs at the current α, counted as
+    `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
+
+    `logs["alpha"]` is the α in force during the epoch, so that the progress bar, `History` and
+    `CSVLogger` show it. With `unit="batch"` it is also the α of the batch, and that of the epoch is
+    the last one, which validation used. All state lives in variables of the model: training that
+    was killed continues where it was through a `keras.callbacks.BackupAndRestore` placed *after*
+    this callback, and a second `fit` continues the first. With `compile(steps_per_execution=N)`, α
+    changes at most once per N batches, but by all the steps that are due.
+
+    Args:
+        schedule: α as a function of the step.
+        every: Number of epochs or batches per step, at least 1; only without `monitor`.
+        unit: What `every` counts: `"epoch"` or `"batch"`.
+        monitor: Name of the metric in the epoch's logs, e.g. `"val_loss"`.
+        patience: Number of epochs without improvement before a step, at least 0; only used with
+            `monitor`.
+        mode: Whether the metric is to fall (`"min"`) or to rise (`"max"`); `"auto"` tells from its
+            name.
+        min_delta: Smallest change of the metric that counts as an improvement, at least 0.
+        verbose: 1 prints every step, 0 nothing.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+
+    Example:
+        >>> callback = AlphaCallback(schedules.CosineDecay(steps=500), unit="batch")
+        >>> branched.fit(train, epochs=10, callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        schedule: schedules.AlphaSchedule,
+        *,
+        every: int = 1,
+        unit: str = "epoch",
+        monitor: str | None = None,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 0.0,
+        verbose: int = 0,
+    ):
+        super().__init__()
+        if not isinstance(schedule, schedules.AlphaSchedule):
+            raise ValueError(
+                f"`schedule` must be an AlphaSchedule. Received: schedule={schedule!r}"
+            )
+        if unit not in ("epoch", "batch"):
+            raise ValueError(f"`unit` must be 'epoch' or 'batch'. Received: unit={unit!r}")
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: mode={mode!r}")
+        if monitor is not None and (unit != "epoch" or every != 1):
+            raise ValueError(
+                "`monitor` cannot be combined with `every` or `unit='batch'`: a step is due when "
+                "the metric has stalled. "
+                f"Received: monitor={monitor!r}, every={every}, unit={unit!r}"
+            )
+        self.schedule = schedule
+        self.every = _integer("every", every, at_least=1)
+        self.unit = unit
+        self.monitor = monitor
+        self.patience = _integer("patience", patience, at_least=0)
+        self.mode = _direction(monitor) if monitor and mode == "auto" else mode
+        self.min_delta = number_up_to("min_delta", min_delta, at_most=math.inf)
+        self.verbose = verbose
+        self._first_batch = 0
+
+    @property
+    def async_safe(self) -> bool:
+        """Tells Keras that nothing happens after a batch, so that it need not wait for each one."""
+        return self.unit == "epoch"
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Refuses a model that is not branched; resets nothing."""
+        alpha_layer(self.model)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the first batch of an execution of several."""
+        self._first_batch = batch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs α and takes the steps that are due, where batches are counted."""
+        if self.unit != "batch":
+            return
+        layer = self._log_alpha(logs)
+        # Keras names the last batch of a full execution even if the epoch ends within it.
+        steps = (self.params or {}).get("steps")
+        last = batch if steps is None else min(batch, steps - 1)
+        if alpha_of(layer) > 0:
+            self._take_steps(layer, self._count(layer, last - self._first_batch + 1))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Logs α and takes the step that is due, if any."""
+        logs = {} if logs is None else logs
+        layer = self._log_alpha(logs)
+        if self.unit != "epoch" or alpha_of(layer) == 0:
+            return
+        due = self._count(layer, 1) if self.monitor is None else self._stalled(layer, logs)
+        self._take_steps(layer, int(due))
+
+    def _log_alpha(self, logs: dict[str, Any] | None) -> layers.Alpha:
+        # With JAX, `self.model` also brings the model's variables up to date: never keep the layer.
+        layer = alpha_layer(self.model)
+        if logs is not None:
+            logs["alpha"] = alpha_of(layer)
+        return layer
+
+    def _count(self, layer: layers.Alpha, elapsed: int) -> int:
+        """Counts epochs or batches; returns the number of steps that have become due."""
+        due, wait = divmod(int(value_of(layer.wait)) + elapsed, self.every)
+        layer.wait.assign(wait)
+        return due
+
+    def _stalled(self, layer: layers.Alpha, logs: dict[str, Any]) -> bool:
+        """Compares the metric with its best value at this α; returns whether a step is due."""
+        if self.monitor not in logs:
+            self._report_missing(logs)
+            return False
+        current = float(logs[self.monitor])
+        if improves(current, value_of(layer.best), self.mode, self.min_delta):
+            layer.best.assign(current)
+            layer.wait.assign(0)
+            return False
+        wait = int(value_of(layer.wait)) + 1
+        layer.wait.assign(wait)
+        return wait >= self.patience
+
+    def _report_missing(self, logs: dict[str, Any]) -> None:
+        available = sorted(set(logs) - {"alpha"})
+        validated = any(name.startswith("val_") for name in available)
+        if validated or not str(self.monitor).startswith("val_"):
+            raise ValueError(
+                f"`monitor` must be one of the logged metrics {available}. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        warnings.warn(
+            f"alpha waits for monitor={self.monitor!r}, but this epoch had no validation: "
+            "pass `validation_data` to `fit` (expected with `validation_freq` > 1). "
+            f"Logged: {available}",
+            stacklevel=2,
+        )
+
+    def _take_steps(self, layer: layers.Alpha, count: int) -> None:
+        """Takes `count` steps down the schedule and forgets the best value of the metric."""
+        if count == 0:
+            return
+        old = alpha_of(layer)
+        step = self._next_step(int(value_of(layer.step)), old) + count - 1
+        layer.step.assign(step)
+        layer.alpha.assign(self.schedule(step))
+        if self.monitor is not None:
+            layer.best.assign(math.nan)
+            layer.wait.assign(0)
+        if self.verbose:
+            print(f"\nalpha: {old:.6g} -> {alpha_of(layer):.6g} (step {step})")
+
+    def _next_step(self, step: int, alpha: float) -> int:
+        """Returns the step after `step` or, if α has left the schedule, the first one below α."""
+        if np.float32(self.schedule(step)) == np.float32(alpha):
+            return step + 1
+        lower = (s for s in itertools.count(1) if np.float32(self.schedule(s)) < np.float32(alpha))
+        return next(lower)
+
+
+class AlphaStepDecay(AlphaCallback):
+    """Lowers α by `step_size` whenever a step is due.
+
+    Args:
+        step_size: What one step takes off α, in (0, 1].
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+
+    Example:
+        >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
+        >>> branched.fit(train, validation_data=val, epochs=500, callbacks=[callback])
+    """
+
+    def __init__(self, step_size: float = 0.1, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.StepDecay(step_size, threshold=threshold), **options)
+
+
+class AlphaExponentialDecay(AlphaCallback):
+    """Lets α follow `exp(−rate·step)`.
+
+    Args:
+        rate: Decay rate per step, greater than 0.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, rate: float = 0.5, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.ExponentialDecay(rate, threshold=threshold), **options)
+
+
+class AlphaMultiplicativeDecay(AlphaCallback):
+    """Multiplies α by `factor` whenever a step is due.
+
+    Args:
+        factor: What one step multiplies α by, in (0, 1).
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, factor: float = 0.7, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.MultiplicativeDecay(factor, threshold=threshold), **options)
+
+
+class AlphaLinearDecay(AlphaCallback):
+    """Lets α fall linearly to 0 in `steps` steps.
+
+    Args:
+        steps: Number of steps from 1 to 0, at least 1.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.LinearDecay(steps, threshold=threshold), **options)
+
+
+class AlphaCosineDecay(AlphaCallback):
+    """Lets α fall to 0 in `steps` steps along half a cosine wave, slowly at both ends.
+
+    Args:
+        steps: Number of steps from 1 to 0, at least 1.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.CosineDecay(steps, threshold=threshold), **options)
+
+
+class AlphaReduceOnPlateau(AlphaCallback):
+    """Multiplies α by `factor` whenever a metric has stalled.
+
+    Args:
+        factor: What one step multiplies α by, in (0, 1).
+        monitor: Name of the metric in the epoch's logs.
+        patience: Number of epochs without improvement before a step, at least 0.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `mode`, `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.5,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        *,
+        threshold: float = 0.015,
+        **options: Any,
+    ):
+        if monitor is None:
+            raise ValueError("`monitor` must be the name of a metric. Received: monitor=None")
+        schedule = schedules.MultiplicativeDecay(factor, threshold=threshold)
+        super().__init__(schedule, monitor=monitor, patience=patience, **options)
+
+
+_CALLBACKS: dict[schedules.ScheduleType, type[AlphaCallback]] = {
+    schedules.ScheduleType.STEP: AlphaStepDecay,
+    schedules.ScheduleType.EXPONENTIAL: AlphaExponentialDecay,
+    schedules.ScheduleType.MULTIPLICATIVE: AlphaMultiplicativeDecay,
+    schedules.ScheduleType.LINEAR: AlphaLinearDecay,
+    schedules.ScheduleType.COSINE: AlphaCosineDecay,
+    schedules.ScheduleType.REDUCE_ON_PLATEAU: AlphaReduceOnPlateau,
+}
+
+
+class StopAtAlphaZero(keras.callbacks.Callback):
+    """Ends training when α has reached 0: the compact model is then trained on at less cost.
+
+    Put it after the α callback.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops after the epoch at whose end α became 0."""
+        if get_alpha(self.model) == 0:
+            self.model.stop_training = True
+
+
+def make_alpha_callback(
+    schedule: schedules.ScheduleType, parameter: float | None = None, **options: Any
+) -> AlphaCallback:
+    """Returns the α callback of a schedule type, e.g. from command-line flags.
+
+    Args:
+        schedule: Which callback.
+        parameter: Its first argument: `step_size`, `rate`, `factor` or `steps` (a whole float
+            such as 20.0 will do); None takes the default.
+        **options: Its other arguments.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+
+    Example:
+        >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
+    """
+    if schedule not in _CALLBACKS:
+        raise ValueError(f"`schedule` must be a ScheduleType. Received: schedule={schedule!r}")
+    if isinstance(parameter, float) and parameter.is_integer():
+        parameter = int(parameter)
+    arguments = () if parameter is None else (parameter,)
+    return _CALLBACKS[schedule](*arguments, **options)
+
+
+def improves(current: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
+    """Returns whether a metric's value is better than the best one so far.
+
+    Args:
+        current: The new value; NaN is never better.
+        best: The best value so far; NaN stands for none.
+        mode: `"min"` or `"max"`.
+        min_delta: Smallest change that counts.
+
+    Returns:
+        Whether `current` is better than `best` by more than `min_delta`.
+    """
+    if math.isnan(current) or math.isnan(best):
+        return not math.isnan(current)
+    # In float32, as `best` is stored: the same value again must not look like an improvement.
+    new, old, delta = np.float32(current), np.float32(best), np.float32(min_delta)
+    return bool(new + delta < old) if mode == "min" else bool(new - delta > old)
+
+
+def _direction(monitor: str) -> str:
+    name = monitor.removeprefix("val_")
+    if _MINIMISED.search(name):
+        return "min"
+    if _MAXIMISED.search(name):
+        return "max"
+    raise ValueError(
+        f"`mode` must be 'min' or 'max' for monitor={monitor!r}, whose name does not tell whether "
+        "it is to fall or to rise. Received: mode='auto'"
+    )
+
+
+def _integer(name: str, value: Any, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {at_least}. Received: {name}={value!r}"
+        )
+    return int(value)

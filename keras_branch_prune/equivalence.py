@@ -1,0 +1,79 @@
+"""Checks that two models compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+"""Largest difference, relative to the largest output, that counts as rounding, by dtype."""
+
+_HALF_PRECISION_TOLERANCE = 5e-2
+_DEFAULT_SIZE = 32
+
+
+def random_inputs(model: keras.Model, batch_size: int, seed: int = 0) -> Any:
+    """Returns random inputs for a model, in its input structure.
+
+    Float inputs are standard normal, integer inputs 0 or 1; dimensions that are free have size 32.
+
+    Args:
+        model: A functional model.
+        batch_size: Size of the first dimension, unless the model fixes it.
+        seed: Seed of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(tensor: keras.KerasTensor) -> Any:
+        batch, *shape = tensor.shape
+        size = (batch or batch_size, *(_DEFAULT_SIZE if n is None else n for n in shape))
+        floating = "float" in tensor.dtype
+        return ops.cast(
+            rng.standard_normal(size) if floating else rng.integers(0, 2, size), tensor.dtype
+        )
+
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return tree.map_structure(draw, inputs)
+
+
+def relative_error(expected: Any, actual: Any) -> float:
+    """Returns the largest `max |expected − actual| / max |expected|` over all outputs.
+
+    Args:
+        expected: Tensors or arrays in any structure.
+        actual: The same structure.
+
+    Returns:
+        A number ≥ 0; infinity if anything is NaN.
+    """
+    worst = 0.0
+    for one, other in zip(tree.flatten(expected), tree.flatten(actual), strict=True):
+        a, b = (np.asarray(ops.convert_to_numpy(x), dtype=np.float64) for x in (one, other))
+        scale = np.abs(a).max(initial=0.0) or 1.0
+        error = np.abs(a - b).max(initial=0.0) / scale
+        worst = max(worst, error if np.isfinite(error) else np.inf)
+    return float(worst)
+
+
+def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int = 2) -> float:
+    """Compares two models on random inputs.
+
+    Returns:
+        The relative error, see `relative_error`.
+
+    Raises:
+        ValueError: If it is more than rounding explains (see `TOLERANCES`).
+    """
+    inputs = random_inputs(expected, batch_size)
+    error = relative_error(expected(inputs, training=False), actual(inputs, training=False))
+    dtypes = [layer.compute_dtype for layer in expected.layers]
+    tolerance = max(TOLERANCES.get(dtype, _HALF_PRECISION_TOLERANCE) for dtype in dtypes)
+    if not error <= tolerance:
+        raise ValueError(
+            f"'{actual.name}' must compute what '{expected.name}' computes. Received: outputs that "
+            f"differ by {error:.2g} of the largest output (allowed: {tolerance:.0e})"
+        )
+    return error

@@ -1,0 +1,162 @@
+"""Exports of a model for serving, each compared with the Keras model after a fresh reload."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from keras_branch_prune.canonical import unique_name
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.fold import inference_form
+from keras_branch_prune.verify import ExportError, Names, verify_reloaded
+
+__all__ = ["ExportError", "export_saved_model"]
+
+SIGNATURE = "serving_default"
+
+# A GraphDef is a protocol buffer of at most 2 GB; what is not weights fits in the rest.
+_MAX_FROZEN_BYTES = 1_800_000_000
+
+
+def export_saved_model(
+    model: keras.Model, path: str | os.PathLike[str], verify: bool = True
+) -> Path:
+    """Writes a model as a TensorFlow SavedModel for inference; needs only TensorFlow to be used.
+
+    The signature `serving_default` takes the model's inputs by name (other characters than letters,
+    digits and `_` become `_`) and returns its outputs by name (a dict of outputs keeps its keys; a
+    repeated name gets a suffix `_1`). Dimensions that are open in the model, such as the batch,
+    stay open. BatchNormalization is folded and Dropout removed, see `inference_form`. The weights
+    are stored once, as constants of the graph, so that TensorFlow can prepare them for the
+    hardware; models of more than 1.8 GB, and those that use lookup tables, keep variables. An
+    existing SavedModel at `path` is replaced, and only by a complete one.
+
+    Example:
+        >>> import keras, tensorflow as tf
+        >>> inputs = keras.Input((4,), name="features")
+        >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
+        >>> loaded = tf.saved_model.load(export_saved_model(model, "scores-model"))
+        >>> loaded.signatures["serving_default"](features=tf.ones((3, 4)))["scores"].shape
+        TensorShape([3, 2])
+
+    Args:
+        model: A built functional or Sequential model.
+        path: Folder to write.
+        verify: Whether to reload the result in a fresh process that imports TensorFlow only, and
+            to compare it with `model` on random inputs (takes some seconds): the bar is
+            max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for bfloat16).
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, has no functional graph or contains a quantized layer.
+        FileExistsError: If `path` is a file, or a folder with other content than a SavedModel.
+        ExportError: If the verification fails; nothing is written then.
+        RuntimeError: If Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "A SavedModel can only be written with the TensorFlow backend of Keras. "
+            f"Received: keras.backend.backend() = '{keras.backend.backend()}'"
+        )
+    target = Path(path)
+    _refuse_foreign(target)
+    form = inference_form(model)
+    names = Names(_input_names(form), _output_names(form))
+    with atomic_write(target) as temporary:
+        _write(form, names, Path(temporary))
+        if verify:
+            verify_reloaded(model, names, Path(temporary))
+    return target
+
+
+def _input_names(form: keras.Model) -> list[str]:
+    """Returns the names of the inputs as TensorFlow allows them: letters, digits and `_`."""
+    names = (re.sub(r"[^A-Za-z0-9_]", "_", tensor.name) for tensor in form.inputs)
+    taken: set[str] = set()
+    return [unique_name(name if name[0].isalpha() else f"arg_{name}", taken) for name in names]
+
+
+def _output_names(form: keras.Model) -> list[str]:
+    """Returns unique names of the outputs: the keys of a dict, or the names of the layers."""
+    indices = tree.pack_sequence_as(form.output, list(range(len(form.outputs))))
+    if isinstance(indices, dict) and set(indices.values()) == set(range(len(form.outputs))):
+        return sorted(indices, key=indices.__getitem__)
+    taken: set[str] = set()
+    return [unique_name(name, taken) for name in form.output_names]
+
+
+def _refuse_foreign(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"`path` must be a folder. Received: the file '{target}'")
+    if any(target.iterdir()) and not (target / "saved_model.pb").is_file():
+        raise FileExistsError(
+            "`path` must be new, empty or a SavedModel, which is replaced. Received: the folder "
+            f"'{target}' with other content"
+        )
+
+
+def _write(form: keras.Model, names: Names, folder: Path) -> None:
+    """Writes a model in inference form as it is."""
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in zip(names.inputs, form.inputs, strict=True)
+    }
+
+    @tf.function(autograph=False)
+    def predict(*tensors: Any) -> list[Any]:
+        results = form(tree.pack_sequence_as(form.input, tensors), training=False)
+        return [tf.identity(tensor) for tensor in tree.flatten(results)]
+
+    concrete = predict.get_concrete_function(*specs.values())
+    module = tf.Module()
+    if _can_freeze(concrete):
+        run = _frozen(concrete)
+    else:
+        run = predict
+        module.model_variables = list(concrete.variables)
+        module.tables = [layer for layer in form.layers if not layer.weights]
+
+    @tf.function(autograph=False)
+    def serve(**tensors: Any) -> dict[str, Any]:
+        results = run(*[tensors[name] for name in specs])
+        return dict(zip(names.outputs, results, strict=True))
+
+    signature = serve.get_concrete_function(**specs)
+    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})
+
+
+def _can_freeze(concrete: Any) -> bool:
+    """Whether all that the function captures are variables, and small enough for one GraphDef."""
+    variables = {id(variable.handle) for variable in concrete.variables}
+    size = sum(
+        variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables
+    )
+    only_variables = all(id(tensor) in variables for tensor in concrete.captured_inputs)
+    return only_variables and size <= _MAX_FROZEN_BYTES
+
+
+def _frozen(concrete: Any) -> Any:
+    """Returns the function with its variables turned into constants of its graph."""
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    graph_def = frozen.graph.as_graph_def()
+    sources = [tensor.name for tensor in frozen.inputs]
+    targets = [tensor.name for tensor in frozen.outputs]
+
+    def run(*tensors: Any) -> Sequence[Any]:
+        feeds = dict(zip(sources, tensors, strict=True))
+        return tf.graph_util.import_graph_def(graph_def, feeds, targets, name="")
+
+    return run

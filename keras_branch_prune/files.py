@@ -1,0 +1,180 @@
+"""Files in and out: loads `.keras` files that nobody vouches for, writes files atomically."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras.src.saving import serialization_lib
+
+from keras_branch_prune.archive import ModelFileError, read_archive
+from keras_branch_prune.untrusted import check_config, count_parameters
+
+_LONGEST_REASON = 1000
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    max_parameters: int | None = None,
+    *,
+    compile: bool = True,
+) -> keras.Model:
+    """Loads a `.keras` file without trusting it.
+
+    Nothing in the file can run code, name a class that is neither Keras' nor yours, read another
+    file, or allocate more memory than the weights it really stores, even if
+    `keras.config.enable_unsafe_deserialization()` was called.
+
+    Args:
+        path: The `.keras` file.
+        custom_objects: Your classes and functions by name, beside those registered with
+            `keras.saving.register_keras_serializable`.
+        max_parameters: The largest number of values in the model's variables to accept; None
+            for no limit but what the file stores.
+        compile: Whether to restore the optimizer, loss and metrics too, if the file has them.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a directory.
+        ModelFileError: It is not a Keras model, is corrupt, or is not safe to load.
+        ValueError: `max_parameters` is not a positive number.
+
+    Example:
+    ```python
+    model = load_model("vgg16.keras", max_parameters=20_000_000)
+    ```
+    """
+    if max_parameters is not None and max_parameters < 1:
+        raise ValueError(
+            "Argument `max_parameters` must be a positive integer or None. "
+            f"Received: max_parameters={max_parameters}"
+        )
+    path = _existing_file(path)
+    objects = dict(custom_objects or {})
+    try:
+        _check_model_file(path, objects, max_parameters, compile)
+        with serialization_lib.SafeModeScope(True):
+            return keras.saving.load_model(path, custom_objects=objects, compile=compile)
+    except Exception as error:  # a broken architecture makes Keras raise whatever it runs into
+        raise ModelFileError(f"Cannot load the model file '{path}': {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns the innermost message; Keras nests them, each with the whole architecture."""
+    text = str(error).rsplit("Exception encountered: ", maxsplit=1)[-1]
+    return text[:_LONGEST_REASON] or type(error).__name__
+
+
+def _existing_file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected a `.keras` file. Received a directory: '{path}'")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no model file '{path}'")
+    _require_suffix(path)
+    return path
+
+
+def _require_suffix(path: Path) -> None:
+    if path.suffix != ".keras":
+        raise ModelFileError(
+            f"Argument `path` must name a file that ends in `.keras`. Received: '{path}'"
+        )
+
+
+def _check_model_file(
+    path: Path, custom_objects: dict[str, Any], max_parameters: int | None, compile: bool
+) -> None:
+    archive = read_archive(path)
+    config = archive.config if compile else {**archive.config, "compile_config": None}
+    check_config(config, custom_objects)
+    count_parameters(config, custom_objects, archive.stored_values, max_parameters)
+
+
+def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Saves a model as a `.keras` file that is either complete or not there.
+
+    Args:
+        model: The model.
+        path: Where to; must end in `.keras`. An existing file is replaced.
+
+    Raises:
+        ModelFileError: `path` does not end in `.keras`.
+    """
+    _require_suffix(Path(path))
+    with atomic_write(path) as temporary:
+        model.save(temporary)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path` that takes its place once everything is written.
+
+    Write a file or make a directory there. If the block raises, it is removed and `path` stays
+    as it was; an old directory is kept until the new one is complete.
+
+    Args:
+        path: The final path. Missing parent directories are made.
+
+    Yields:
+        A path that does not exist yet, in the same directory and with the same suffix.
+
+    Raises:
+        FileNotFoundError: The block wrote nothing.
+        FileExistsError: A directory would replace a file, or a file a directory.
+
+    Example:
+    ```python
+    with atomic_write("metrics.json") as temporary:
+        temporary.write_text(json.dumps(metrics))
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        _replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _replace(new: Path, path: Path) -> None:
+    if not new.exists():
+        raise FileNotFoundError(f"Nothing was written that could become '{path}'")
+    if path.exists() and path.is_dir() != new.is_dir():
+        kinds = ("a file", "a directory")
+        raise FileExistsError(
+            f"Cannot write {kinds[new.is_dir()]} to '{path}', which is {kinds[path.is_dir()]}"
+        )
+    if path.is_dir():
+        _replace_directory(new, path)
+    else:
+        os.replace(new, path)
+
+
+def _replace_directory(new: Path, path: Path) -> None:
+    """Swaps two directories; a full directory cannot be replaced in one step."""
+    old = new.with_name(f"{new.name}.old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""Multiplies the maps of a branched model at α = 0 into a compact one: the inverse of `branch`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_branch_prune.alpha import alpha_layer, get_alpha
+from keras_branch_prune.branch import PRUNED_SUFFIX
+from keras_branch_prune.canonical import (
+    Call,
+    Graph,
+    Unit,
+    Value,
+    build_model,
+    canonical,
+    fuse_activations,
+    replace_units,
+)
+from keras_branch_prune.equivalence import check_equivalent
+from keras_branch_prune.layers import AlphaBlend, ChannelMap
+from keras_branch_prune.linear import ChannelMatrices, multiply
+from keras_branch_prune.rules import LinearMap, rule_for
+
+
+def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
+    """Multiplies the linear maps of a branched model at α = 0 together into the compact model.
+
+    Args:
+        branched: A model made by `branch`, with α = 0; it is not changed.
+        verify: Whether to compare the result with `branched` on random inputs.
+
+    Returns:
+        A new model of stock Keras layers, not compiled, whose layers have the names and configs of
+        the original's and the widths of the plan.
+
+    Raises:
+        ValueError: If `branched` is not a branched model, or α is not 0, or the result differs by
+            more than rounding (for example because weights are NaN).
+    """
+    alpha = get_alpha(branched)
+    if alpha != 0:
+        raise ValueError(
+            f"`branched` must have α = 0 to be merged. Received: α = {alpha:g}; train on, or call "
+            "`set_alpha(branched, 0)` to give the original branch up at once."
+        )
+    frozen = set(alpha_layer(branched).frozen)
+    graph = _merge_graph(_drop_original_branch(canonical(branched)), frozen)
+    compact = build_model(fuse_activations(graph))
+    if verify:
+        check_equivalent(branched, compact)
+    return compact
+
+
+def _substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
+    """Returns the graph with tensors read from elsewhere, and without calls that nothing reads."""
+
+    def resolve(leaf: Any) -> Any:
+        while leaf in values:
+            leaf = values[leaf]
+        return leaf
+
+    outputs = keras.tree.map_structure(resolve, graph.outputs)
+    needed = set(keras.tree.flatten(outputs))
+    calls = []
+    for call in reversed(graph.calls):
+        if needed.intersection(call.outputs):
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: resolve(leaf) if isinstance(leaf, Value) else leaf,
+                (call.args, dict(call.kwargs)),
+            )
+            calls.append(dataclasses.replace(call, args=args, kwargs=kwargs))
+            needed.update(calls[-1].inputs)
+    return dataclasses.replace(graph, outputs=outputs, calls=tuple(reversed(calls)))
+
+
+def _drop_original_branch(graph: Graph) -> Graph:
+    """Reads every blend's pruned input instead of the blend."""
+    blends = {c.outputs[0]: c.inputs[2] for c in graph.calls if c.unit.cls is AlphaBlend}
+    return _substitute(graph, blends)
+
+
+def _merge_graph(graph: Graph, frozen: set[str]) -> Graph:
+    """Multiplies every channel map into the linear layer before (reduce) or after it (expand)."""
+    producer, readers = graph.producer(), graph.consumers()
+    maps = [call for call in graph.calls if call.unit.cls is ChannelMap]
+    merged: dict[Unit, Unit] = {}
+    for call in graph.calls:
+        if call.unit not in merged and call.unit.cls is not ChannelMap:
+            merged[call.unit] = _merge_unit(call, producer, readers, frozen)
+    bypass = {call.outputs[0]: call.inputs[0] for call in maps}
+    return replace_units(_substitute(graph, bypass), merged)
+
+
+def _merge_unit(
+    call: Call,
+    producer: Mapping[Value, Call],
+    readers: Mapping[Value, list[Call]],
+    frozen: set[str],
+) -> Unit:
+    unit = call.unit
+    config = {"trainable": True} if unit.name in frozen else {}
+    unit = unit.replace(name=unit.name.removesuffix(PRUNED_SUFFIX), config=config)
+    rule = rule_for(unit)
+    if not isinstance(rule, LinearMap):
+        return unit
+    before = producer.get(call.inputs[0])
+    after = [reader.unit for reader in readers.get(call.outputs[0], []) if _is_reduce(reader)]
+    expand = before.unit if before is not None and before.unit.cls is ChannelMap else None
+    return multiply(
+        unit,
+        rule.spec,
+        ChannelMatrices.of(expand) if expand else None,
+        ChannelMatrices.of(after[0]) if after else None,
+    )
+
+
+def _is_reduce(call: Call) -> bool:
+    return call.unit.cls is ChannelMap

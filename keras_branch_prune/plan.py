@@ -1,0 +1,293 @@
+"""Decides: `explain` what can be pruned in a model, and `plan` which channels stay."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_branch_prune.canonical import Graph, canonical
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.layers import Alpha
+from keras_branch_prune.saliency import SALIENCIES, kept_channels
+from keras_branch_prune.tables import format_table
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupPlan:
+    """The channels of one group that stay.
+
+    Args:
+        name: Name of the channel group.
+        channels: Channels before pruning.
+        kept: Indices of the channels that the pruned branch starts with, ascending.
+    """
+
+    name: str
+    channels: int
+    kept: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels after pruning."""
+        return len(self.kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningPlan:
+    """Which channels of a model stay; made by `plan`, applied by `branch`.
+
+    A plan is a value: equal, hashable, printable, and it survives JSON. It fits every model with
+    the same structure, whatever the weights.
+
+    Args:
+        model_name: Name of the model it was made for.
+        fingerprint: Hash of that model's channel groups.
+        target: How the widths were asked for, as `(argument, value)` pairs.
+        groups: One entry per group that is narrowed.
+    """
+
+    model_name: str
+    fingerprint: str
+    target: tuple[tuple[str, Any], ...]
+    groups: tuple[GroupPlan, ...]
+
+    @property
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        """Group name → indices of the channels that stay, for the groups that are narrowed."""
+        return {group.name: group.kept for group in self.groups}
+
+    def __str__(self) -> str:
+        target = ", ".join(f"{name}={value}" for name, value in self.target)
+        rows = [
+            (g.name, str(g.channels), str(g.width), f"{g.width / g.channels:.3f}")
+            for g in self.groups
+        ]
+        table = format_table(("group", "channels", "width", "ratio"), rows)
+        return f"PruningPlan of '{self.model_name}' ({target})\n{table}"
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON text."""
+        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningPlan:
+        """Returns the plan that `to_json` wrote.
+
+        Raises:
+            ValueError: If `text` is not such a plan.
+        """
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != _FORMAT:
+                raise ValueError(f"its format is not {_FORMAT}")
+            groups = [
+                GroupPlan(str(g["name"]), int(g["channels"]), tuple(map(int, g["kept"])))
+                for g in fields.pop("groups")
+            ]
+            target = tuple((str(name), value) for name, value in fields.pop("target"))
+            return cls(target=target, groups=tuple(groups), **fields)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`text` must be the JSON of a PruningPlan: {error!r}. Received: {text[:80]!r}"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan to a JSON file, atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PruningPlan:
+        """Reads a plan that `save` wrote."""
+        with open(path, encoding="utf-8") as file:
+            return cls.from_json(file.read())
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What can be pruned in a model and what not, and why; `print` it.
+
+    Args:
+        model_name: Name of the model.
+        groups: All channel groups, in graph order.
+    """
+
+    model_name: str
+    groups: tuple[ChannelGroup, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                group.name,
+                str(group.channels),
+                ", ".join(group.producers),
+                ", ".join(group.consumers) or "-",
+                "yes" if group.prunable else f"no: {group.reason}",
+            )
+            for group in self.groups
+        ]
+        prunable = sum(group.prunable for group in self.groups)
+        table = format_table(("group", "channels", "producers", "exits to", "prunable"), rows)
+        return f"'{self.model_name}': {prunable} of {len(rows)} channel groups prunable\n{table}"
+
+
+def explain(model: keras.Model) -> Explanation:
+    """Tells for every channel group of a model whether it can be pruned, and why not.
+
+    Args:
+        model: A built functional or Sequential model; it is not changed.
+
+    Returns:
+        A value with one `ChannelGroup` per group, which prints as a table.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model cannot be analysed at all (unbuilt, subclassed, quantized).
+    """
+    return Explanation(model.name, analyse(canonical(model)).groups)
+
+
+def plan(
+    model: keras.Model,
+    *,
+    width: float | Mapping[str, float],
+    round_to: int | None = None,
+    saliency: str = "l1",
+    seed: int = 0,
+) -> PruningPlan:
+    """Plans which channels of a model stay.
+
+    Args:
+        model: A built functional or Sequential model; it is not changed.
+        width: Share of the channels that every prunable group keeps, in (0, 1]; or such shares by
+            group name (see `explain`), where groups that are not named keep all.
+        round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
+            to at least one multiple), as far as the group has channels.
+        saliency: Which channels stay: those with the largest "l1" norm of the kernel, or "random".
+        seed: Seed of random choices.
+
+    Returns:
+        A frozen plan.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If an argument is out of range or names an unknown group, if the model cannot be
+            analysed, has weights that are not finite, or has nothing to prune.
+    """
+    if saliency not in SALIENCIES:
+        raise ValueError(f"`saliency` must be one of {sorted(SALIENCIES)}. Received: {saliency!r}")
+    if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
+        raise ValueError(f"`round_to` must be a positive integer or None. Received: {round_to!r}")
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    rng = np.random.default_rng(seed)
+    groups = []
+    for name, ratio in _ratios(width, analysis).items():
+        units = analysis.producers[name]
+        scores = SALIENCIES[saliency](units, rng)
+        kept = kept_channels(scores, round_width(len(scores) * ratio, len(scores), round_to))
+        if len(kept) < len(scores):
+            groups.append(GroupPlan(name, len(scores), kept))
+    options = (("round_to", round_to), ("saliency", saliency), ("seed", seed))
+    target = (*_target_record(width), *options)
+    return PruningPlan(model.name, fingerprint(analysis), target, tuple(groups))
+
+
+def _target_record(width: float | Mapping[str, float]) -> tuple[tuple[str, Any], ...]:
+    if isinstance(width, Mapping):
+        return tuple((f"width[{name}]", ratio) for name, ratio in width.items())
+    return (("width", width),)
+
+
+def _ratios(width: float | Mapping[str, float], analysis: Analysis) -> dict[str, float]:
+    """Returns the share kept of every prunable group, validated."""
+    reasons = {group.name: group.reason for group in analysis.groups}
+    prunable = [name for name, reason in reasons.items() if reason is None]
+    if not prunable:
+        raise ValueError(
+            "`model` has no channel group that can be pruned:\n"
+            + "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
+        )
+    if not isinstance(width, Mapping):
+        _check_ratio("width", width)
+        return dict.fromkeys(prunable, width)
+    for name, ratio in width.items():
+        _check_ratio(f"width[{name!r}]", ratio)
+        if name not in reasons:
+            raise ValueError(f"`width` names no channel group. Received: {name!r}; see `explain`.")
+        if reasons[name] is not None:
+            raise ValueError(f"`width` names group {name!r}, which stays: {reasons[name]}")
+    return {name: width[name] for name in prunable if name in width}
+
+
+def _check_ratio(name: str, ratio: Any) -> None:
+    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+    if not number or not 0 < ratio <= 1:
+        raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {ratio!r}")
+
+
+def round_width(width: float, channels: int, round_to: int | None = None) -> int:
+    """Returns a whole width between 1 and `channels`, a multiple of `round_to` if there is one.
+
+    Halves are rounded up to whole channels, and down to a multiple.
+    """
+    if round_to is None:
+        return min(channels, max(1, math.floor(width + 0.5)))
+    multiple = max(1, math.ceil(width / round_to - 0.5)) * round_to
+    return min(channels, multiple)
+
+
+def check_weights(graph: Graph) -> None:
+    """Raises `ValueError` if the model is branched already or has a NaN or infinite weight."""
+    if any(call.unit.cls is Alpha for call in graph.calls):
+        raise ValueError(f"`model` must not be branched already. Received: '{graph.name}'")
+    for unit in dict.fromkeys(call.unit for call in graph.calls):
+        for array in unit.arrays():
+            if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+                raise ValueError(
+                    f"`model` must have finite weights. Received: layer '{unit.name}' "
+                    f"({unit.cls.__name__}) with NaN or infinite values"
+                )
+
+
+def fingerprint(analysis: Analysis) -> str:
+    """Returns a hash of the channel groups' names, sizes, producers and consumers."""
+    groups = [dataclasses.astuple(group) for group in analysis.groups]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:16]
+
+
+def check_plan(pruning_plan: PruningPlan, analysis: Analysis) -> None:
+    """Raises unless the plan was made for a model of this structure and is consistent with it."""
+    if not isinstance(pruning_plan, PruningPlan):
+        raise TypeError(f"`plan` must be a PruningPlan. Received: {type(pruning_plan).__name__}")
+    if pruning_plan.fingerprint != fingerprint(analysis):
+        raise ValueError(
+            "`plan` must have been made for this model. Received: a plan for "
+            f"'{pruning_plan.model_name}', whose channel groups differ from those of "
+            f"'{analysis.graph.name}'"
+        )
+    if not pruning_plan.groups:
+        raise ValueError("`plan` must narrow at least one group. Received: a plan without groups")
+    channels = {group.name: group.channels for group in analysis.groups if group.prunable}
+    for group in pruning_plan.groups:
+        kept = group.kept
+        ascending = all(a < b for a, b in itertools.pairwise(kept))
+        in_range = bool(kept) and kept[0] >= 0 and kept[-1] < channels.get(group.name, 0)
+        if not (ascending and in_range):
+            raise ValueError(
+                f"`plan` must keep ascending channel indices of prunable groups. Received: group "
+                f"'{group.name}' with kept={kept}"
+            )

@@ -1,0 +1,107 @@
+"""The near end of a process that measures one SavedModel; the far end is `_benchmark_worker.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_SCRIPT = Path(__file__).with_name("_benchmark_worker.py")
+_ERROR_TAIL = 2000
+
+
+class BenchmarkError(RuntimeError):
+    """A process that was to be measured ended or did not answer."""
+
+
+class Worker:
+    """A running process: one question, one answer. Made by `start_worker`."""
+
+    def __init__(self, label: str, process: Any, stderr: Any, timeout: float):
+        self._label, self._process, self._stderr, self._timeout = label, process, stderr, timeout
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def ready(self) -> Any:
+        """Waits until the model is loaded; returns the facts that the process tells then."""
+        return self._answer()
+
+    def ask(self, **message: Any) -> Any:
+        """Sends a command and returns the answer; raises `BenchmarkError` if there is none."""
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._failure("ended early") from error
+        return self._answer()
+
+    def end(self) -> None:
+        """Kills the process and closes its pipes."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        # What was still to be written cannot be: the process is gone.
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def _answer(self) -> Any:
+        try:
+            line = self._answers.get(timeout=self._timeout)
+        except queue.Empty:
+            raise self._failure(f"gave no answer in {self._timeout} s") from None
+        if not line:
+            raise self._failure("ended early")
+        return json.loads(line)
+
+    def _failure(self, what: str) -> BenchmarkError:
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode(errors="replace")[-_ERROR_TAIL:].strip()
+        return BenchmarkError(
+            f"The process that measures {self._label} {what}. Its error output:\n{tail}"
+        )
+
+
+@contextmanager
+def start_worker(label: str, options: Mapping[str, Any], timeout: float) -> Iterator[Worker]:
+    """Starts a process for one variant and ends it at the end of the block.
+
+    Args:
+        label: What error messages call it.
+        options: What the script takes: `path`, `device`, `threads`, `input_shape`.
+        timeout: How long to wait for an answer, s.
+
+    Yields:
+        The worker; call its `ready` first.
+    """
+    environment = dict(os.environ)
+    if options["device"] == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            [sys.executable, str(_SCRIPT), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            text=True,
+        )
+        worker = Worker(label, process, stderr, timeout)
+        try:
+            yield worker
+        finally:
+            worker.end()

@@ -1,0 +1,124 @@
+"""Random model graphs for property-based tests.
+
+A graph is drawn as a recipe, plain data that hypothesis can shrink and print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from hypothesis import strategies as st
+from keras import layers
+from models import randomized
+
+_MIN_SIZE = 2
+
+Recipe = tuple[tuple[str, tuple[int, int, int]], ...]
+"""Steps by name, each with numbers that its choices are made with, modulo the number of options."""
+
+
+def recipes(max_steps: int = 8) -> st.SearchStrategy[Recipe]:
+    """Draws the recipe of a convolutional model with 2 to `max_steps` steps and a head."""
+    numbers = st.tuples(*[st.integers(0, 11)] * 3)
+    steps = st.tuples(st.sampled_from(sorted(_Grower.STEPS)), numbers)
+    return st.lists(steps, min_size=2, max_size=max_steps).map(tuple)
+
+
+def build_recipe(recipe: Recipe) -> keras.Model:
+    """Returns the model of a recipe, with random weights."""
+    grower = _Grower()
+    for name, numbers in recipe:
+        grower.grow(name, numbers)
+    return randomized(grower.finish(), seed=len(recipe))
+
+
+class _Grower:
+    """Grows a model by applying steps to tensors that are there already."""
+
+    STEPS = (
+        *("conv", "fused_conv", "transposed", "dense", "normalize", "activate", "pool", "resize"),
+        *("merge", "residual", "concat", "shared_conv", "nested"),
+    )
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._input = keras.Input((8, 8, 3))
+        self._tensors = [layers.Conv2D(4, 3, padding="same")(self._input)]
+
+    def grow(self, name: str, numbers: Sequence[int]) -> None:
+        self._numbers = list(numbers)
+        tensor = self._choose(self._tensors[::-1])
+        self._tensors.append(getattr(self, f"_{name}")(tensor))
+
+    def finish(self) -> keras.Model:
+        """Pools or flattens the last tensor and one more of them into a softmax head."""
+        ends = [self._tensors[-1], self._choose(self._tensors)]
+        pool = self._choose([layers.GlobalAveragePooling2D, layers.Flatten])
+        x = layers.Concatenate()([pool()(tensor) for tensor in ends])
+        return keras.Model(self._input, layers.Dense(3, activation="softmax")(x))
+
+    def _choose(self, options: Sequence[Any]) -> Any:
+        number = self._numbers.pop(0) if self._numbers else 0
+        return options[number % len(options)]
+
+    def _filters(self) -> int:
+        return self._choose([3, 4, 6])
+
+    def _conv(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        kernel, bias = self._choose([(1, True), (2, False), (3, True)])
+        return layers.Conv2D(self._filters(), kernel, padding="same", use_bias=bias)(x)
+
+    def _fused_conv(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        activation = self._choose(["relu", "tanh", "gelu", "softmax"])
+        return layers.Conv2D(self._filters(), 3, padding="same", activation=activation)(x)
+
+    def _transposed(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.Conv2DTranspose(self._filters(), 3, padding="same")(x)
+
+    def _dense(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.Dense(self._filters())(x)
+
+    def _normalize(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        scale, center = self._choose([True, False]), self._choose([True, False])
+        return layers.BatchNormalization(scale=scale, center=center)(x)
+
+    def _activate(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        kinds = [layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax]
+        return self._choose(kinds)()(x)
+
+    def _pool(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        if x.shape[1] <= _MIN_SIZE:
+            return layers.Dropout(0.3)(x)
+        kind = self._choose([layers.MaxPooling2D, layers.AveragePooling2D])
+        return kind(2)(x)
+
+    def _resize(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        if x.shape[1] < 8:
+            return layers.UpSampling2D(2)(x)
+        return layers.Cropping2D(1)(layers.ZeroPadding2D(1)(x))
+
+    def _partner(self, x: keras.KerasTensor, same_channels: bool) -> keras.KerasTensor:
+        size = len(x.shape) if same_channels else len(x.shape) - 1
+        alike = [t for t in self._tensors if t.shape[:size] == x.shape[:size]]
+        return self._choose(alike)
+
+    def _merge(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        kind = self._choose([layers.Add, layers.Multiply, layers.Maximum])
+        return kind()([x, self._partner(x, same_channels=True)])
+
+    def _residual(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        y = layers.Conv2D(x.shape[-1], 3, padding="same")(layers.ReLU()(self._conv(x)))
+        return layers.Add()([x, y])
+
+    def _concat(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.Concatenate()([x, self._partner(x, same_channels=False)])
+
+    def _shared_conv(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        layer = layers.Conv2D(x.shape[-1], 3, padding="same")
+        return layer(layers.ReLU()(layer(x)))
+
+    def _nested(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        block = keras.Sequential([keras.Input(x.shape[1:]), layers.Conv2D(4, 1), layers.ReLU()])
+        return block(x)

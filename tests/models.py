@@ -1,0 +1,227 @@
+"""Small models that the tests are run on, by name, and helpers to compare models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_branch_prune.equivalence import random_inputs, relative_error
+
+
+def _images(channels: int = 3, size: int = 8, name: str = "image") -> keras.KerasTensor:
+    return keras.Input((size, size, channels), name=name)
+
+
+def mlp() -> keras.Model:
+    x = inputs = keras.Input((6,), name="features")
+    x = layers.Dense(8, activation="relu", name="hidden1")(x)
+    x = layers.Dense(6, activation="tanh", name="hidden2")(x)
+    return keras.Model(inputs, layers.Dense(3, activation="softmax", name="head")(x), name="mlp")
+
+
+def conv_bn() -> keras.Model:
+    x = inputs = _images()
+    for index, filters in enumerate((8, 6), 1):
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
+        x = layers.BatchNormalization(name=f"bn{index}")(x)
+        x = layers.ReLU(name=f"relu{index}")(x)
+        x = layers.MaxPooling2D(name=f"pool{index}")(x)
+    x = layers.Dropout(0.5, name="dropout")(layers.Flatten(name="flatten")(x))
+    return keras.Model(inputs, layers.Dense(4, name="head")(x), name="conv_bn")
+
+
+def fused_activations() -> keras.Model:
+    x = inputs = _images()
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv1")(x)
+    x = layers.ZeroPadding2D(1, name="pad")(x)
+    x = layers.Conv2D(4, 3, activation="elu", name="conv2")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(2, activation="softmax", name="head")(x))
+
+
+def conv1d() -> keras.Model:
+    x = inputs = keras.Input((12, 3))
+    x = layers.Conv1D(6, 3, padding="causal", dilation_rate=2, activation="relu")(x)
+    x = layers.AveragePooling1D(2)(layers.SpatialDropout1D(0.2)(x))
+    x = layers.Conv1DTranspose(4, 3, strides=2, padding="same")(layers.LeakyReLU()(x))
+    x = layers.Cropping1D(1)(layers.UpSampling1D(2)(layers.ZeroPadding1D(1)(x)))
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalMaxPooling1D()(x)))
+
+
+def conv3d() -> keras.Model:
+    x = inputs = keras.Input((4, 4, 4, 2))
+    x = layers.Conv3D(6, 2, padding="same", name="conv1")(x)
+    x = layers.BatchNormalization()(layers.MaxPooling3D(2)(x))
+    x = layers.Conv3DTranspose(4, 2, strides=2, name="conv2")(layers.ELU()(x))
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling3D(keepdims=True)(x)))
+
+
+def prelu() -> keras.Model:
+    x = inputs = _images()
+    x = layers.PReLU(name="per_position")(layers.Conv2D(6, 3)(x))
+    x = layers.PReLU(shared_axes=[1, 2], name="per_channel")(layers.Conv2D(4, 3)(x))
+    x = layers.PReLU(name="flattened")(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def residual() -> keras.Model:
+    inputs = _images()
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    for index in (1, 2):
+        y = layers.ReLU()(x)
+        y = layers.Conv2D(6, 3, padding="same", use_bias=False, name=f"reduce{index}")(y)
+        y = layers.BatchNormalization()(y)
+        y = layers.Conv2D(8, 3, padding="same", name=f"restore{index}")(layers.ReLU()(y))
+        x = layers.Add(name=f"add{index}")([x, y])
+    return keras.Model(inputs, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+def gate() -> keras.Model:
+    inputs = _images()
+    x = layers.Conv2D(8, 3, padding="same", name="features")(inputs)
+    squeezed = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    squeezed = layers.Conv2D(4, 1, activation="relu", name="squeeze")(squeezed)
+    excited = layers.Conv2D(8, 1, activation="sigmoid", name="excite")(squeezed)
+    mask = layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x)
+    x = layers.Multiply()([layers.Multiply()([x, excited]), mask])
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def unet() -> keras.Model:
+    inputs = _images()
+    down = layers.Conv2D(6, 3, padding="same", activation="relu", name="down")(inputs)
+    x = layers.MaxPooling2D()(down)
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="middle")(x)
+    x = layers.Conv2DTranspose(4, 2, strides=2, name="up")(x)
+    x = layers.Concatenate()([inputs, down, x, layers.BatchNormalization()(down)])
+    x = layers.BatchNormalization()(x)
+    return keras.Model(inputs, layers.Conv2D(3, 3, padding="same", name="head")(x))
+
+
+def flattened_branches() -> keras.Model:
+    inputs = _images(size=4)
+    x = layers.Conv2D(6, 3, padding="same", name="a")(inputs)
+    y = layers.Conv2D(4, 3, strides=2, padding="same", name="b")(inputs)
+    z = layers.Dense(5, name="c")(layers.GlobalMaxPooling2D()(x))
+    w = layers.Dense(3, name="d")(z)
+    x = layers.Concatenate()([z, layers.Flatten()(x), layers.Flatten()(y), w, z])
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU()(x)))
+
+
+def nested_twice() -> keras.Model:
+    """A nested model called twice, inside and outside layers shared, dict inputs and outputs."""
+    x = inner_inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(x)
+    x = layers.Conv2D(4, 3, padding="same", name="project")(layers.BatchNormalization()(x))
+    inner = keras.Model(inner_inputs, x, name="inner")
+    inputs = {"left": _images(name="left"), "right": _images(name="right")}
+    stem = layers.Conv2D(4, 3, padding="same", name="stem")
+    left, right = (inner(stem(inputs[key]), training=False) for key in ("left", "right"))
+    head = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="dense")], name="score")
+    score = head(layers.GlobalAveragePooling2D()(layers.Maximum()([left, right])))
+    extra = layers.Dense(3, activation="softmax", name="extra")(layers.Flatten()(left))
+    return keras.Model(inputs, {"score": score, "extra": extra}, name="nested_twice")
+
+
+def sequential() -> keras.Model:
+    model = keras.Sequential(name="sequential")
+    model.add(keras.Input((8, 8, 3)))
+    model.add(layers.Conv2D(6, 3, activation="gelu", name="first"))
+    block = [layers.Conv2D(8, 3, name="second"), layers.ReLU(name="relu")]
+    model.add(keras.Sequential(block, name="block"))
+    model.add(layers.Flatten(name="flat"))
+    model.add(layers.Dense(3, name="last"))
+    return model
+
+
+def shared_dense() -> keras.Model:
+    """One dense layer applied to two tensors, which thereby share their width and expand map."""
+    inputs = keras.Input((6,))
+    a = layers.Dense(8, activation="relu", name="a")(inputs)
+    b = layers.Dense(8, activation="tanh", name="b")(inputs)
+    shared = layers.Dense(5, activation="relu", name="shared")
+    x = layers.Average()([shared(a), shared(b)])
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def channels_first() -> keras.Model:
+    # Keras on TensorFlow adds a bias along the last axis if that is as long as there are filters.
+    # No width, before or after pruning, may equal the image size here.
+    x = inputs = keras.Input((3, 8, 8))
+    first = {"data_format": "channels_first"}
+    x = layers.Conv2D(6, 3, padding="same", name="conv1", **first)(x)
+    x = layers.BatchNormalization(axis=1)(x)
+    x = layers.MaxPooling2D(**first)(layers.ReLU()(x))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv2", **first)(x)
+    x = layers.UpSampling2D(**first)(layers.PReLU(shared_axes=[2, 3])(x))
+    x = layers.Flatten(**first)(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def barriers() -> keras.Model:
+    """Every kind of layer that stops the pruning, with one group left that can be pruned."""
+    inputs = _images()
+    x = layers.Conv2D(4, 3, padding="same", name="softmaxed", activation="softmax")(inputs)
+    x = layers.Conv2D(6, 3, padding="same", name="free")(x)
+    x = layers.Conv2D(8, 3, padding="same", name="reshaped")(layers.ReLU()(x))
+    x = layers.Reshape((8, 64))(x)
+    x = layers.Dense(5, name="permuted")(x)
+    x = layers.Permute((2, 1))(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
+BUILDERS: dict[str, Callable[[], keras.Model]] = {
+    builder.__name__: builder
+    for builder in (
+        mlp,
+        conv_bn,
+        fused_activations,
+        conv1d,
+        conv3d,
+        prelu,
+        residual,
+        gate,
+        unet,
+        flattened_branches,
+        nested_twice,
+        sequential,
+        shared_dense,
+        channels_first,
+        barriers,
+    )
+}
+
+
+def build(name: str) -> keras.Model:
+    """Returns the named model with random weights everywhere, so that mistakes show."""
+    return randomized(BUILDERS[name]())
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Fills all weights with random numbers (variances positive) and returns the model."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if not np.issubdtype(np.dtype(weight.dtype), np.floating):
+            continue
+        fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 4.0
+        value = rng.normal(size=weight.shape) / np.sqrt(fan_in)
+        positive = weight.name in ("moving_variance", "gamma")
+        weight.assign(np.abs(value) + 0.5 if positive else value)
+    return model
+
+
+def perturb_maps(branched: keras.Model, seed: int = 0) -> None:
+    """Moves the reduce and expand maps away from selections, as training does."""
+    rng = np.random.default_rng(seed)
+    for layer in branched.layers:
+        if layer.name.endswith(("__reduce", "__expand")):
+            layer.set_weights([w + rng.normal(size=w.shape) * 0.3 for w in layer.get_weights()])
+
+
+def error_between(expected: keras.Model, actual: keras.Model, batch_size: int = 4) -> float:
+    """Returns the relative error between two models on random inputs."""
+    inputs = random_inputs(expected, batch_size, seed=7)
+    return relative_error(expected(inputs, training=False), actual(inputs, training=False))

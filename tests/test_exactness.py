@@ -1,0 +1,132 @@
+"""The invariants of the design: on every named model and on generated graphs."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from generated import build_recipe, recipes
+from hypothesis import HealthCheck, given, settings
+from models import BUILDERS, build, error_between, perturb_maps, randomized
+
+import keras_branch_prune as kbp
+
+ROUNDING = 1e-5
+
+
+def check_invariants(model: keras.Model, width: float = 0.5) -> keras.Model:
+    """Asserts that branch and merge are exact and change nothing; returns the compact model."""
+    before = model.get_weights()
+    plan = kbp.plan(model, width=width)
+    branched = kbp.branch(model, plan)
+    assert error_between(model, branched) == 0.0
+    kbp.set_alpha(branched, 0)
+    perturb_maps(branched)
+    compact = kbp.merge(branched)
+    assert error_between(branched, compact) <= ROUNDING
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert input_and_output_names(compact) == input_and_output_names(model)
+    assert_widths(compact, model, plan)
+    return compact
+
+
+def input_and_output_names(model: keras.Model) -> tuple[list[str], list[str]]:
+    sides = (model.inputs, model.outputs)
+    return tuple([tensor._keras_history.operation.name for tensor in side] for side in sides)
+
+
+def assert_widths(compact: keras.Model, model: keras.Model, plan: kbp.PruningPlan) -> None:
+    """Asserts stock layers only, of exactly the planned widths."""
+    widths = {group.name: group.width for group in plan.groups}
+    producers = {
+        producer: widths.get(group.name, group.channels)
+        for group in kbp.explain(model).groups
+        for producer in group.producers
+    }
+    groups = kbp.explain(compact).groups
+    assert {name: group.channels for group in groups for name in group.producers} == producers
+    modules = {type(operation).__module__.split(".")[0] for operation in compact.operations}
+    assert modules == {"keras"}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_branch_and_merge_are_exact(name):
+    model = build(name)
+    compact = check_invariants(model)
+    assert compact.count_params() < model.count_params()
+
+
+@pytest.mark.parametrize("name", ["conv_bn", "nested_twice", "flattened_branches"])
+def test_branched_model_survives_saving(name, tmp_path):
+    model = build(name)
+    branched = kbp.branch(model, kbp.plan(model, width=0.5))
+    perturb_maps(branched)
+    kbp.set_alpha(branched, 0.25)
+    branched.save(tmp_path / "branched.keras")
+    reloaded = keras.models.load_model(tmp_path / "branched.keras")
+    assert kbp.get_alpha(reloaded) == 0.25
+    assert error_between(branched, reloaded) == 0.0
+    kbp.set_alpha(branched, 0)
+    kbp.set_alpha(reloaded, 0)
+    assert error_between(kbp.merge(branched), kbp.merge(reloaded)) == 0.0
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_other_dtypes(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build("conv_bn")
+        branched = kbp.branch(model, kbp.plan(model, width=0.5))
+        assert error_between(model, branched) == 0.0
+        kbp.set_alpha(branched, 0)
+        perturb_maps(branched)
+        error = error_between(branched, kbp.merge(branched))
+        assert error <= (1e-12 if policy == "float64" else 5e-2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+_generated = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+)
+
+
+@settings(_generated, max_examples=12)
+@given(recipes())
+def test_generated_graphs(recipe):
+    check_generated(build_recipe(recipe))
+
+
+@pytest.mark.slow
+@settings(_generated, max_examples=150)
+@given(recipes(max_steps=12))
+def test_many_generated_graphs(recipe):
+    check_generated(build_recipe(recipe))
+
+
+def check_generated(model: keras.Model) -> None:
+    """Checks the invariants, or that a model without prunable groups is refused with reasons."""
+    if any(group.prunable for group in kbp.explain(model).groups):
+        check_invariants(model)
+    else:
+        with pytest.raises(ValueError, match="no channel group that can be pruned"):
+            kbp.plan(model, width=0.5)
+
+
+def test_vgg16_of_keras_applications():
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=10)
+    check_invariants(model, width=0.34375)
+
+
+def test_zoo_vgg16_has_the_same_top_1_on_1000_inputs():
+    model = randomized(kbp.zoo.vgg16(width=0.25, input_shape=(28, 28, 1)))
+    branched = kbp.branch(model, kbp.plan(model, width=0.34375))
+    kbp.set_alpha(branched, 0)
+    perturb_maps(branched)
+    compact = kbp.merge(branched)
+    images = np.random.default_rng(0).uniform(size=(1000, 28, 28, 1)).astype("float32")
+    expected, actual = (m.predict(images, verbose=0) for m in (branched, compact))
+    assert np.abs(expected - actual).max() / np.abs(expected).max() <= ROUNDING
+    assert np.array_equal(expected.argmax(-1), actual.argmax(-1))
+    assert len(set(expected.argmax(-1))) > 1
+    assert 0.115 < compact.count_params() / model.count_params() < 0.125

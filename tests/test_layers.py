@@ -1,0 +1,189 @@
+"""The three layers of a branched model."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+# Alpha
+
+
+def test_alpha_state():
+    layer = Alpha(frozen=["conv"])
+    layer.build((None, 3))
+    assert [weight.name for weight in layer.weights] == ["alpha", "step", "wait", "best"]
+    assert [str(weight.dtype) for weight in layer.weights] == [
+        "float32",
+        "int32",
+        "int32",
+        "float32",
+    ]
+    assert not layer.trainable_weights
+    assert [float(weight) for weight in layer.weights[:3]] == [1.0, 0.0, 0.0]
+    assert np.isnan(float(layer.best))
+    assert Alpha.from_config(layer.get_config()).frozen == ("conv",)
+
+
+def test_alpha_emits_a_float32_scalar_whatever_the_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = Alpha()
+        symbolic = layer(keras.Input((3,)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    layer.alpha.assign(0.999)
+    eager = layer(random(5, 3))
+    assert (symbolic.shape, symbolic.dtype) == ((), "float32")
+    assert (tuple(eager.shape), float(eager)) == ((), float(np.float32(0.999)))
+
+
+# AlphaBlend
+
+
+def blend(alpha, original, pruned):
+    return ops.convert_to_numpy(AlphaBlend()([ops.convert_to_tensor(alpha), original, pruned]))
+
+
+def test_blend_is_exact_at_both_ends():
+    original, pruned = random(2, 4, 4, 3), random(2, 4, 4, 3, seed=1)
+    np.testing.assert_array_equal(blend(np.float32(1), original, pruned), original)
+    np.testing.assert_array_equal(blend(np.float32(0), original, pruned), pruned)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
+def test_blend_between(alpha):
+    original, pruned = random(5, 3), random(5, 3, seed=1)
+    expected = alpha * original + (1 - alpha) * pruned
+    np.testing.assert_allclose(blend(np.float32(alpha), original, pruned), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("diverged", [np.nan, np.inf, -np.inf])
+def test_a_diverged_original_branch_is_dead_at_zero(diverged):
+    original, pruned = random(2, 3), random(2, 3, seed=1)
+    original[0, 0] = diverged
+    np.testing.assert_array_equal(blend(np.float32(0), original, pruned), pruned)
+    assert not np.isfinite(blend(np.float32(0.5), original, pruned)[0, 0])
+
+
+def test_blend_in_bfloat16_keeps_a_small_share_of_the_pruned_branch():
+    zeros, ones = ops.zeros((2, 3), "bfloat16"), ops.ones((2, 3), "bfloat16")
+    result = AlphaBlend(dtype="mixed_bfloat16")([ops.convert_to_tensor(0.999), zeros, ones])
+    assert keras.backend.standardize_dtype(result.dtype) == "bfloat16"
+    np.testing.assert_allclose(ops.cast(result, "float32"), np.full((2, 3), 0.001), rtol=2**-8)
+
+
+def test_blend_of_symbolic_tensors():
+    alpha = Alpha()(keras.Input((3,)))
+    branch = keras.Input((4, 4, 3), dtype="bfloat16")
+    result = AlphaBlend()([alpha, branch, branch])
+    assert (result.shape, result.dtype) == ((None, 4, 4, 3), "bfloat16")
+
+
+# ChannelMap
+
+
+def expected_map(layer, x):
+    """The same map with NumPy, block by block, each position on its own."""
+    x = np.moveaxis(np.asarray(x, "float64"), layer.axis, -1)
+    parts, start = [], 0
+    for (positions, inputs, _), kernel in zip(layer.blocks, layer.kernels, strict=True):
+        for _ in range(positions):
+            part = x[..., start : start + inputs]
+            parts.append(np.einsum("...i,io->...o", part, np.asarray(kernel.numpy(), "float64")))
+            start += inputs
+    assert start == x.shape[-1]
+    y = np.concatenate(parts, axis=-1)
+    if layer.bias is not None:
+        y = y + np.asarray(layer.bias.numpy(), "float64")
+    return np.moveaxis(y, -1, layer.axis)
+
+
+MAPS = {
+    "reduce": ({"blocks": [(1, 6, 4)], "use_bias": True}, (6,)),
+    "expand": ({"blocks": [(1, 4, 6)]}, (5, 5, 4)),
+    "first": ({"blocks": [(1, 6, 4)], "axis": 1, "use_bias": True}, (6, 5, 7)),
+    "first_1d": ({"blocks": [(1, 6, 4)], "axis": 1}, (6, 5)),
+    "last_by_number": ({"blocks": [(1, 6, 4)], "axis": 3, "use_bias": True}, (5, 7, 6)),
+    "blocks": ({"blocks": [(1, 2, 3), (1, 4, 1), (1, 1, 2)]}, (5, 7)),
+    "blocks_first": ({"blocks": [(1, 2, 3), (1, 4, 1)], "axis": 1}, (6, 5, 3)),
+    "positions": ({"blocks": [(9, 2, 3)]}, (18,)),
+    "positions_and_blocks": ({"blocks": [(4, 2, 3), (1, 5, 2), (2, 3, 1)]}, (19,)),
+    "positions_first": ({"blocks": [(2, 3, 2), (1, 2, 4)], "axis": 1}, (8, 3)),
+}
+
+
+@pytest.mark.parametrize(("config", "shape"), MAPS.values(), ids=MAPS)
+def test_channel_map(config, shape):
+    layer = ChannelMap(**config)
+    x = random(3, *shape)
+    layer.build(x.shape)
+    if layer.bias is not None:
+        layer.bias.assign(random(*layer.bias.shape, seed=2))
+    y = layer(x)
+    assert tuple(y.shape) == layer.compute_output_shape(x.shape)
+    np.testing.assert_allclose(y, expected_map(layer, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("config", "shape"), MAPS.values(), ids=MAPS)
+def test_channel_map_in_a_model_of_dynamic_batch(config, shape, tmp_path):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, ChannelMap(name="map", **config)(inputs))
+    assert model.output_shape == model.layers[-1].compute_output_shape((None, *shape))
+    x = random(7, *shape)
+    expected = expected_map(model.layers[-1], x)
+    np.testing.assert_allclose(model.predict(x, batch_size=4, verbose=0), expected, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("map").get_config() == model.get_layer("map").get_config()
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_channel_map_of_dynamic_positions():
+    inputs = keras.Input((None, None, 4))
+    model = keras.Model(inputs, ChannelMap([(2, 2, 3)])(inputs))
+    assert model.output_shape == (None, None, None, 6)
+    x = random(2, 5, 3, 4)
+    expected = expected_map(model.layers[-1], x)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [[(1, 2, 3), (1, 2, 3)], [(2, 2, 3)]])
+def test_bias_needs_a_single_block(blocks):
+    with pytest.raises(
+        ValueError, match=r"`use_bias` needs a single block of one position\. Received"
+    ):
+        ChannelMap(blocks, use_bias=True)
+
+
+# All three
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_saved_branched_model_is_the_same(policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((8, 8, 3))
+        original = keras.layers.Conv2D(6, 3, padding="same")(inputs)
+        pruned = ChannelMap([(1, 6, 2)], use_bias=True)(original)
+        pruned = ChannelMap([(1, 2, 6)])(keras.layers.ReLU()(pruned))
+        outputs = AlphaBlend()([Alpha(name="alpha")(inputs), keras.layers.ReLU()(original), pruned])
+        model = keras.Model(inputs, outputs)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    state = model.get_layer("alpha")
+    for variable, value in zip(state.weights, [0.3, 7, 2, 1.5], strict=True):
+        variable.assign(value)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [float(w) for w in loaded.get_layer("alpha").weights] == [
+        float(w) for w in state.weights
+    ]
+    x = random(2, 8, 8, 3)
+    np.testing.assert_array_equal(ops.cast(loaded(x), "float32"), ops.cast(model(x), "float32"))

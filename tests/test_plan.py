@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from models import build
+
+import keras_branch_prune as kbp
+from keras_branch_prune.plan import round_width
+
+
+@pytest.mark.parametrize(
+    ("width", "channels", "round_to", "expected"),
+    [
+        (64 * 0.34375, 64, None, 22),
+        (0.2, 10, None, 1),
+        (2.5, 10, None, 3),
+        (22, 64, 16, 16),
+        (44, 128, 16, 48),
+        (88, 256, 16, 80),
+        (3, 8, 16, 8),
+        (5, 64, 16, 16),
+    ],
+)
+def test_round_width(width, channels, round_to, expected):
+    assert round_width(width, channels, round_to) == expected
+
+
+def test_l1_keeps_the_channels_with_the_largest_kernels():
+    model = build("conv_bn")
+    kernel = model.get_layer("conv1").kernel.numpy()
+    kernel[..., [1, 4, 6]] *= 100
+    model.get_layer("conv1").kernel.assign(kernel)
+    plan = kbp.plan(model, width={"conv1": 3 / 8})
+    assert plan.kept == {"conv1": (1, 4, 6)}
+
+
+def test_random_saliency_depends_on_the_seed_alone():
+    model = build("residual")
+    plans = [kbp.plan(model, width=0.5, saliency="random", seed=seed) for seed in (0, 0, 1)]
+    assert plans[0] == plans[1]
+    assert plans[0].kept != plans[2].kept
+
+
+def test_full_width_plans_nothing():
+    assert kbp.plan(build("mlp"), width=1.0).groups == ()
+
+
+def test_plan_survives_json(tmp_path):
+    plan = kbp.plan(build("conv_bn"), width=0.5, round_to=2)
+    assert kbp.PruningPlan.from_json(plan.to_json()) == plan
+    assert hash(kbp.PruningPlan.from_json(plan.to_json())) == hash(plan)
+    plan.save(tmp_path / "plan.json")
+    assert kbp.PruningPlan.load(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 99, "groups": []}'])
+def test_broken_json_is_refused(text):
+    with pytest.raises(ValueError, match="must be the JSON of a PruningPlan"):
+        kbp.PruningPlan.from_json(text)
+
+
+def test_plan_prints_its_widths_and_how_it_was_made():
+    text = str(kbp.plan(build("conv_bn"), width=0.5))
+    assert "width=0.5" in text
+    assert "saliency=l1" in text
+    assert any(line.split() == ["conv1", "8", "4", "0.500"] for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, r"`width` must be a number in \(0, 1\]. Received: 0"),
+        ({"width": 1.5}, "Received: 1.5"),
+        ({"width": "half"}, "Received: 'half'"),
+        ({"width": float("nan")}, "Received: nan"),
+        ({"width": {"conv1": 2}}, r"`width\['conv1'\]` must be"),
+        ({"width": {"nothing": 0.5}}, "names no channel group. Received: 'nothing'"),
+        ({"width": {"head": 0.5}}, "names group 'head', which stays: is a model output"),
+        ({"width": 0.5, "round_to": 0}, "`round_to` must be a positive integer"),
+        ({"width": 0.5, "saliency": "l3"}, r"`saliency` must be one of \['l1', 'random'\]"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        kbp.plan(build("conv_bn"), **options)
+
+
+def test_weights_must_be_finite():
+    model = build("conv_bn")
+    kernel = model.get_layer("conv2").kernel.numpy()
+    kernel[0, 0, 0, 0] = np.nan
+    model.get_layer("conv2").kernel.assign(kernel)
+    with pytest.raises(ValueError, match="layer 'conv2' .* NaN or infinite"):
+        kbp.plan(model, width=0.5)
+
+
+def test_a_model_with_nothing_to_prune_is_refused_with_reasons():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="only")(inputs))
+    with pytest.raises(ValueError, match="(?s)can be pruned.*only: is a model output"):
+        kbp.plan(model, width=0.5)
+
+
+def test_a_plan_for_another_model_is_refused():
+    plan = kbp.plan(build("mlp"), width=0.5)
+    with pytest.raises(ValueError, match="a plan for 'mlp'.* differ from those of 'conv_bn'"):
+        kbp.branch(build("conv_bn"), plan)
+
+
+@pytest.mark.parametrize("kept", [(), (0, 0), (3, 1), (0, 99), (-1, 2)])
+def test_a_plan_with_impossible_channels_is_refused(kept):
+    model = build("mlp")
+    plan = kbp.plan(model, width=0.5)
+    group = dataclasses.replace(plan.groups[0], kept=kept)
+    broken = dataclasses.replace(plan, groups=(group, *plan.groups[1:]))
+    with pytest.raises(ValueError, match="ascending channel indices"):
+        kbp.branch(model, broken)
+
+
+def test_the_plan_must_be_a_plan():
+    with pytest.raises(TypeError, match="`plan` must be a PruningPlan. Received: float"):
+        kbp.branch(build("mlp"), 0.5)
