@@ -60,7 +60,7 @@ class EpochBackup(keras.callbacks.Callback):
         Raises:
             ValueError: If the model is not compiled, or the backup does not fit it.
         """
-        if model.optimizer is None:
+        if not model.compiled:
             raise ValueError(f"`model` must be compiled. Received: '{model.name}', not compiled")
         epochs = self._epochs_done()
         if epochs:

@@ -20,7 +20,7 @@ from keras_branch_prune.benchmark_result import (
     make_timing,
 )
 from keras_branch_prune.costs import Costs, InputShape, model_costs
-from keras_branch_prune.export import export_saved_model
+from keras_branch_prune.export import export_saved_model, fits_frozen
 from keras_branch_prune.files import load_model
 from keras_branch_prune.worker import BenchmarkError, Worker, start_worker
 
@@ -59,7 +59,7 @@ def benchmark(
     Args:
         models: Name → model, folder of a SavedModel, or path of a `.keras` file. The first is what
             the others are compared with. Models are exported with `export_saved_model`, without
-            its verification.
+            its verification, and with `freeze` only if all of them are small enough for it.
         batch_sizes: Images per call.
         rounds: Number of turns that every variant takes.
         seconds: Least time of one turn at one batch size, s.
@@ -86,10 +86,7 @@ def benchmark(
     batch_sizes = sorted(set(batch_sizes))
     options = {"threads": threads, "input_shape": input_shape}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        variants = {
-            name: _prepared(model, Path(scratch, str(index)), input_shape)
-            for index, (name, model) in enumerate(models.items())
-        }
+        variants = _prepared(models, Path(scratch), input_shape)
         workers = {
             (name, device): stack.enter_context(
                 start_worker(
@@ -145,21 +142,35 @@ def _visible_devices() -> tuple[str, ...]:
 
 
 def _prepared(
-    model: Any, scratch: Path, input_shape: InputShape | None
-) -> tuple[Path, Costs | None]:
+    models: Mapping[str, Any], scratch: Path, input_shape: InputShape | None
+) -> dict[str, tuple[Path, Costs | None]]:
     """Returns the folder of a SavedModel and the costs, as far as they can be known."""
-    if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        if (path / "saved_model.pb").is_file():
-            return path, None
-        if path.suffix != ".keras" or not path.is_file():
-            raise FileNotFoundError(
-                "A path in `models` must be the folder of a SavedModel or a `.keras` file. "
-                f"Received: '{path}'"
-            )
-        model = load_model(path, compile=False)
-    costs = model_costs(model, input_shape)
-    return export_saved_model(model, scratch, verify=False), costs
+    loaded = {name: _loaded(model) for name, model in models.items()}
+    prepared: dict[str, tuple[Path, Costs | None]] = {
+        name: (model, None) for name, model in loaded.items() if isinstance(model, Path)
+    }
+    to_export = {name: model for name, model in loaded.items() if name not in prepared}
+    costs = {name: model_costs(model, input_shape) for name, model in to_export.items()}
+    freeze = all(map(fits_frozen, to_export.values()))
+    for index, (name, model) in enumerate(to_export.items()):
+        path = export_saved_model(model, scratch / str(index), verify=False, freeze=freeze)
+        prepared[name] = path, costs[name]
+    return {name: prepared[name] for name in models}
+
+
+def _loaded(model: Any) -> Any:
+    """Returns the path of a SavedModel, or a model."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    path = Path(model)
+    if (path / "saved_model.pb").is_file():
+        return path
+    if path.suffix != ".keras" or not path.is_file():
+        raise FileNotFoundError(
+            "A path in `models` must be the folder of a SavedModel or a `.keras` file. "
+            f"Received: '{path}'"
+        )
+    return load_model(path, compile=False)
 
 
 def _variant_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -22,12 +23,16 @@ __all__ = ["ExportError", "export_saved_model"]
 
 SIGNATURE = "serving_default"
 
-# A GraphDef is a protocol buffer of at most 2 GB; what is not weights fits in the rest.
-_MAX_FROZEN_BYTES = 1_800_000_000
+# TensorFlow keeps many copies of constants: a process needs about 17 times their size. (The limit
+# of the format, 2 GB, is far above.)
+_MAX_FROZEN_BYTES = 256 * 2**20
 
 
 def export_saved_model(
-    model: keras.Model, path: str | os.PathLike[str], verify: bool = True
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    verify: bool = True,
+    freeze: bool = True,
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel for inference; needs only TensorFlow to be used.
 
@@ -35,9 +40,7 @@ def export_saved_model(
     digits and `_` become `_`) and returns its outputs by name (a dict of outputs keeps its keys; a
     repeated name gets a suffix `_1`). Dimensions that are open in the model, such as the batch,
     stay open. BatchNormalization is folded and Dropout removed, see `inference_form`. The weights
-    are stored once, as constants of the graph, so that TensorFlow can prepare them for the
-    hardware; models of more than 1.8 GB, and those that use lookup tables, keep variables. An
-    existing SavedModel at `path` is replaced, and only by a complete one.
+    are stored once. An existing SavedModel at `path` is replaced, and only by a complete one.
 
     Example:
         >>> import keras, tensorflow as tf
@@ -53,6 +56,10 @@ def export_saved_model(
         verify: Whether to reload the result in a fresh process that imports TensorFlow only, and
             to compare it with `model` on random inputs (takes some seconds): the bar is
             max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for bfloat16).
+        freeze: Whether the weights become constants of the graph, which TensorFlow prepares for the
+            hardware once. As variables they take a tenth of the RAM, but are prepared at every
+            call, which costs most at batch 1. Models with more than 256 MiB of weights or with
+            lookup tables keep variables in any case.
 
     Returns:
         The path of the folder.
@@ -74,7 +81,7 @@ def export_saved_model(
     form = inference_form(model)
     names = Names(_input_names(form), _output_names(form))
     with atomic_write(target) as temporary:
-        _write(form, names, Path(temporary))
+        _write(form, names, Path(temporary), freeze)
         if verify:
             verify_reloaded(model, names, Path(temporary))
     return target
@@ -108,7 +115,7 @@ def _refuse_foreign(target: Path) -> None:
         )
 
 
-def _write(form: keras.Model, names: Names, folder: Path) -> None:
+def _write(form: keras.Model, names: Names, folder: Path, freeze: bool) -> None:
     """Writes a model in inference form as it is."""
     specs = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
@@ -122,7 +129,7 @@ def _write(form: keras.Model, names: Names, folder: Path) -> None:
 
     concrete = predict.get_concrete_function(*specs.values())
     module = tf.Module()
-    if _can_freeze(concrete):
+    if freeze and fits_frozen(form) and _captures_only_variables(concrete):
         run = _frozen(concrete)
     else:
         run = predict
@@ -138,14 +145,15 @@ def _write(form: keras.Model, names: Names, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})
 
 
-def _can_freeze(concrete: Any) -> bool:
-    """Whether all that the function captures are variables, and small enough for one GraphDef."""
+def fits_frozen(model: keras.Model) -> bool:
+    """Whether `export_saved_model` turns the weights into constants if it may."""
+    sizes = (math.prod(x.shape) * tf.as_dtype(x.dtype).size for x in model.weights)
+    return sum(sizes) <= _MAX_FROZEN_BYTES
+
+
+def _captures_only_variables(concrete: Any) -> bool:
     variables = {id(variable.handle) for variable in concrete.variables}
-    size = sum(
-        variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables
-    )
-    only_variables = all(id(tensor) in variables for tensor in concrete.captured_inputs)
-    return only_variables and size <= _MAX_FROZEN_BYTES
+    return all(id(tensor) in variables for tensor in concrete.captured_inputs)
 
 
 def _frozen(concrete: Any) -> Any:

@@ -41,7 +41,7 @@ def plot_training(
     _draw_curves(axes, stages, metric)
     _mark_stages(axes, stages)
     axes.set(xlabel="epoch", ylabel=metric)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
     return Path(path)

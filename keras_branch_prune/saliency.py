@@ -16,12 +16,12 @@ Saliency = Callable[[Sequence[Unit], np.random.Generator], np.ndarray]
 def l1(producers: Sequence[Unit], rng: np.random.Generator) -> np.ndarray:
     """L1 norm of each output channel's kernel, averaged over the producers (Li et al., 2017)."""
     norms = [np.abs(output_kernel(unit).astype(np.float64)).sum(axis=0) for unit in producers]
-    return np.asarray(np.mean(norms, axis=0))
+    return np.stack(norms).mean(axis=0)
 
 
 def random(producers: Sequence[Unit], rng: np.random.Generator) -> np.ndarray:
     """Uniform noise: the control that every criterion has to beat."""
-    return rng.uniform(size=output_kernel(producers[0]).shape[1])
+    return rng.uniform(size=output_kernel(producers[0]).shape[1:])
 
 
 SALIENCIES: dict[str, Saliency] = {"l1": l1, "random": random}

@@ -1,6 +1,7 @@
 import ast
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_branch_prune import _benchmark_worker, worker
+from keras_branch_prune import _benchmark_worker, export, worker
 from keras_branch_prune.benchmark import BenchmarkError, benchmark
 from keras_branch_prune.benchmark_result import (
     BenchmarkResult,
@@ -52,6 +53,19 @@ def test_numbers_of_every_variant(measured):
             assert timing.ram_mib > 0
             assert timing.vram_mib is None
         assert variant.timings[0].ram_mib <= variant.timings[1].ram_mib
+
+
+def test_all_models_are_exported_alike(monkeypatch, tmp_path):
+    small, large = _dense(2), _dense(400)
+    limit = 4 * small.count_params()
+    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", limit)
+    for models, frozen in (({"a": small}, True), ({"a": small, "b": large}, False)):
+        prepared = sys.modules[benchmark.__module__]._prepared(models, tmp_path / str(frozen), None)
+        path, costs = prepared["a"]
+        assert list(prepared) == list(models)
+        assert costs.parameters == small.count_params()
+        stored = tf.train.list_variables(str(path / "variables" / "variables"))
+        assert (len(stored) == 1) is frozen  # the graph of objects is always there
 
 
 def test_environment_says_what_matters(measured):

@@ -18,6 +18,11 @@ def _signature(path):
     return signature
 
 
+def _is_frozen(path):
+    stored = [name for name, _ in tf.train.list_variables(str(path / "variables" / "variables"))]
+    return not any("model_variables" in name for name in stored)
+
+
 def _cnn(name="cnn"):
     x = inputs = keras.Input((8, 8, 3), name="image")
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, use_bias=False)(x))
@@ -76,14 +81,21 @@ def test_input_names_that_tensorflow_does_not_allow(tmp_path):
 def test_weights_are_stored_once(tmp_path):
     inputs = keras.Input((300,), name="features")
     model = keras.Model(inputs, layers.Dense(1000, name="scores")(inputs))
-    for limit in (export._MAX_FROZEN_BYTES, 0):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(export, "_MAX_FROZEN_BYTES", limit)
-            path = export_saved_model(model, tmp_path / str(limit), verify=False)
+    for freeze in (True, False):
+        path = export_saved_model(model, tmp_path / str(freeze), verify=False, freeze=freeze)
+        assert _is_frozen(path) is freeze
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         assert 1.0 <= size / (4 * model.count_params()) <= 1.05
         x = random_inputs(model, 3)
         assert relative_error(model(x), _signature(path)(features=x)["scores"]) <= 1e-6
+
+
+def test_large_models_are_not_frozen(tmp_path, monkeypatch):
+    model = _cnn()
+    assert export.fits_frozen(model)
+    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 1)
+    path = export_saved_model(model, tmp_path / "saved", verify=False)
+    assert not _is_frozen(path)
 
 
 def test_lookup_tables_keep_their_content(tmp_path):
@@ -110,7 +122,7 @@ def test_a_mismatch_is_deleted_and_the_old_export_stays(tmp_path, monkeypatch):
 
 
 def test_an_export_that_cannot_be_loaded_is_deleted(tmp_path, monkeypatch):
-    def write(form, names, folder):
+    def write(form, names, folder, freeze):
         folder.mkdir()
         (folder / "saved_model.pb").write_bytes(b"nonsense")
 

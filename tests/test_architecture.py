@@ -1,0 +1,59 @@
+"""The package's modules import each other one way only."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import keras_branch_prune
+
+PACKAGE = Path(keras_branch_prune.__file__).parent
+ORDER = (
+    *("tables", "archive", "untrusted", "files", "canonical", "equivalence"),
+    *("layouts", "linear", "rules", "groups", "saliency", "layers", "plan", "branch"),
+    *("schedules", "alpha", "callbacks", "backup", "merge"),
+    *("costs", "fold", "verify", "export", "worker", "benchmark_result", "benchmark"),
+    *("report", "zoo"),
+)
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "keras_branch_prune":
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "keras_branch_prune."
+        ):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            assert not any(a.name.startswith("keras_branch_prune") for a in node.names), path
+    return found
+
+
+def test_the_order_names_every_module():
+    modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE)])}
+    assert modules - {"_benchmark_worker"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_earlier_ones_only(module):
+    paths = [PACKAGE / f"{module}.py"]
+    if module == "zoo":
+        paths = sorted((PACKAGE / "zoo").glob("*.py"))
+    for path in paths:
+        later = imported(path) - set(ORDER[: ORDER.index(module)]) - {module}
+        assert later == set()
+
+
+def test_the_benchmark_worker_imports_nothing_of_the_package():
+    assert imported(PACKAGE / "_benchmark_worker.py") == set()
+
+
+def test_every_public_name_exists():
+    assert sorted(set(keras_branch_prune.__all__)) == sorted(keras_branch_prune.__all__)
+    assert all(hasattr(keras_branch_prune, name) for name in keras_branch_prune.__all__)
