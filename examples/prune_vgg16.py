@@ -1,7 +1,7 @@
 """Prunes VGG16: trains or loads it, blends it into a narrow branch, exports the compact model.
 
-    python examples/prune_vgg16.py --output_dir=out
-    python examples/prune_vgg16.py --output_dir=out_fashion --dataset=fashion_mnist --scratch
+    python examples/prune_vgg16.py
+    python examples/prune_vgg16.py --output_dir=runs/fashion --dataset=fashion_mnist --scratch
 
 Interrupted at any moment and called again with the same flags, it continues where it was. In the
 output folder are then the models (original, branched, compact; `.keras` and SavedModels), the plan,
@@ -49,7 +49,7 @@ flags.DEFINE_float("blend_learning_rate", 0.01, "Learning rate while α falls.")
 flags.DEFINE_integer("batch_size", 64, "Images per training step.")
 flags.DEFINE_bool("flip", False, "Whether to mirror training images at random.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and validation split.")
-flags.DEFINE_string("output_dir", "prune_vgg16_output", "Where results go.")
+flags.DEFINE_string("output_dir", "runs/prune_vgg16", "Where results go.")
 flags.DEFINE_bool("benchmark", True, "Whether to measure latency and memory at the end.")
 
 STAGES = ("original", "branched", "compact")

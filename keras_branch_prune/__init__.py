@@ -5,6 +5,7 @@ from keras_branch_prune.alpha import get_alpha, set_alpha
 from keras_branch_prune.archive import ModelFileError
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.benchmark import benchmark
+from keras_branch_prune.benchmark_result import BenchmarkResult
 from keras_branch_prune.branch import branch
 from keras_branch_prune.callbacks import (
     AlphaCallback,
@@ -18,13 +19,22 @@ from keras_branch_prune.callbacks import (
     make_alpha_callback,
 )
 from keras_branch_prune.costs import count_macs, count_parameters
+from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.linear import LinearSpec
 from keras_branch_prune.merge import merge
-from keras_branch_prune.plan import Explanation, GroupPlan, PruningPlan, explain, plan
+from keras_branch_prune.plan import GroupPlan, PruningPlan, plan
 from keras_branch_prune.report import plot_training
+from keras_branch_prune.rule_kinds import (
+    Barrier,
+    Channelwise,
+    Concatenation,
+    Elementwise,
+    LinearMap,
+)
 from keras_branch_prune.rules import register_rule
 from keras_branch_prune.schedules import (
     AlphaSchedule,
@@ -35,6 +45,8 @@ from keras_branch_prune.schedules import (
     ScheduleType,
     StepDecay,
 )
+from keras_branch_prune.verify import ExportError
+from keras_branch_prune.worker import BenchmarkError
 
 __all__ = [
     "Alpha",
@@ -47,14 +59,23 @@ __all__ = [
     "AlphaReduceOnPlateau",
     "AlphaSchedule",
     "AlphaStepDecay",
+    "Barrier",
+    "BenchmarkError",
+    "BenchmarkResult",
     "ChannelGroup",
     "ChannelMap",
+    "Channelwise",
+    "Concatenation",
     "CosineDecay",
+    "Elementwise",
     "EpochBackup",
     "Explanation",
     "ExponentialDecay",
+    "ExportError",
     "GroupPlan",
     "LinearDecay",
+    "LinearMap",
+    "LinearSpec",
     "ModelFileError",
     "MultiplicativeDecay",
     "PruningPlan",

@@ -22,12 +22,14 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.canonical import Call, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
-from keras_branch_prune.rules import LinearMap, rule_for
+from keras_branch_prune.rule_kinds import LinearMap
+from keras_branch_prune.rules import rule_for
 
 PRUNED_SUFFIX = "__pruned"
 

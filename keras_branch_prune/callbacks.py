@@ -115,11 +115,13 @@ class AlphaCallback(keras.callbacks.Callback):
         if self.unit != "batch":
             return
         layer = self._log_alpha(logs)
-        # Keras names the last batch of a full execution even if the epoch ends within it.
+        # Keras versions differ in which batch of an execution of several they name at its end.
+        elapsed = self.model.steps_per_execution
         steps = (self.params or {}).get("steps")
-        last = batch if steps is None else min(batch, steps - 1)
+        if steps is not None:
+            elapsed = min(elapsed, steps - self._first_batch)
         if alpha_of(layer) > 0:
-            self._take_steps(layer, self._count(layer, last - self._first_batch + 1))
+            self._take_steps(layer, self._count(layer, elapsed))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs α and takes the step that is due, if any."""

@@ -21,7 +21,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_branch_prune.canonical import Call, Graph, Unit, Value, build_model, canonical
+from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model
 from keras_branch_prune.layers import ChannelMap
 
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_branch_prune.canonical import Call, Graph, Unit, Value, build_model, canonical
+from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    Unit,
+    Value,
+    build_model,
+    replace_units,
+    substitute,
+)
 
 _TRAINING_ONLY = frozenset(
     {
@@ -64,18 +73,10 @@ def remove_training_only(graph: Graph) -> Graph:
     One that makes a model output becomes an `Identity` layer, so that the output keeps its name.
     """
     heads = set(graph.output_values)
-    source: dict[Value, Value] = {}
-    identities: dict[Unit, Unit] = {}
-    calls: list[Call] = []
-    for call in (_redirected(call, source) for call in graph.calls):
-        if not _does_nothing(call):
-            calls.append(call)
-        elif call.outputs[0] in heads:
-            unit = identities.setdefault(call.unit, _identity(call.unit))
-            calls.append(dataclasses.replace(call, unit=unit, kwargs={}))
-        else:
-            source[call.outputs[0]] = call.inputs[0]
-    return dataclasses.replace(graph, calls=tuple(calls))
+    idle = [call for call in graph.calls if _does_nothing(call)]
+    kept = {call.unit: _identity(call.unit) for call in idle if call.outputs[0] in heads}
+    source = {c.outputs[0]: c.inputs[0] for c in idle if c.outputs[0] not in heads}
+    return replace_units(substitute(graph, source), kept)
 
 
 def fold_batch_normalization(graph: Graph) -> Graph:
@@ -96,16 +97,6 @@ def fold_batch_normalization(graph: Graph) -> Graph:
             dropped.add(call)
     calls = tuple(folded.get(call, call) for call in graph.calls if call not in dropped)
     return dataclasses.replace(graph, calls=calls)
-
-
-def _redirected(call: Call, source: Mapping[Value, Value]) -> Call:
-    """Returns the call reading the sources of removed values."""
-
-    def follow(leaf: object) -> object:
-        return source.get(leaf, leaf) if isinstance(leaf, Value) else leaf
-
-    args, kwargs = keras.tree.map_structure(follow, (call.args, dict(call.kwargs)))
-    return dataclasses.replace(call, args=args, kwargs=kwargs)
 
 
 def _does_nothing(call: Call) -> bool:

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_branch_prune.canonical import Call, Graph, Unit, Value
+from keras_branch_prune.graph import Call, Graph, Unit, Value
 from keras_branch_prune.layouts import Layout
-from keras_branch_prune.rules import Layouts, rule_for
+from keras_branch_prune.rule_kinds import Layouts
+from keras_branch_prune.rules import rule_for
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_branch_prune.canonical import Unit
+from keras_branch_prune.graph import Unit
 
 
 @dataclasses.dataclass(frozen=True)

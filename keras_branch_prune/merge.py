@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
 from keras_branch_prune.alpha import alpha_layer, get_alpha
 from keras_branch_prune.branch import PRUNED_SUFFIX
-from keras_branch_prune.canonical import (
+from keras_branch_prune.canonical import canonical, fuse_activations
+from keras_branch_prune.equivalence import check_equivalent
+from keras_branch_prune.graph import (
     Call,
     Graph,
     Unit,
     Value,
     build_model,
-    canonical,
-    fuse_activations,
     replace_units,
+    substitute,
 )
-from keras_branch_prune.equivalence import check_equivalent
 from keras_branch_prune.layers import AlphaBlend, ChannelMap
 from keras_branch_prune.linear import ChannelMatrices, multiply
-from keras_branch_prune.rules import LinearMap, rule_for
+from keras_branch_prune.rule_kinds import LinearMap
+from keras_branch_prune.rules import rule_for
 
 
 def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
@@ -55,32 +54,10 @@ def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
     return compact
 
 
-def _substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
-    """Returns the graph with tensors read from elsewhere, and without calls that nothing reads."""
-
-    def resolve(leaf: Any) -> Any:
-        while leaf in values:
-            leaf = values[leaf]
-        return leaf
-
-    outputs = keras.tree.map_structure(resolve, graph.outputs)
-    needed = set(keras.tree.flatten(outputs))
-    calls = []
-    for call in reversed(graph.calls):
-        if needed.intersection(call.outputs):
-            args, kwargs = keras.tree.map_structure(
-                lambda leaf: resolve(leaf) if isinstance(leaf, Value) else leaf,
-                (call.args, dict(call.kwargs)),
-            )
-            calls.append(dataclasses.replace(call, args=args, kwargs=kwargs))
-            needed.update(calls[-1].inputs)
-    return dataclasses.replace(graph, outputs=outputs, calls=tuple(reversed(calls)))
-
-
 def _drop_original_branch(graph: Graph) -> Graph:
     """Reads every blend's pruned input instead of the blend."""
     blends = {c.outputs[0]: c.inputs[2] for c in graph.calls if c.unit.cls is AlphaBlend}
-    return _substitute(graph, blends)
+    return substitute(graph, blends)
 
 
 def _merge_graph(graph: Graph, frozen: set[str]) -> Graph:
@@ -92,7 +69,7 @@ def _merge_graph(graph: Graph, frozen: set[str]) -> Graph:
         if call.unit not in merged and call.unit.cls is not ChannelMap:
             merged[call.unit] = _merge_unit(call, producer, readers, frozen)
     bypass = {call.outputs[0]: call.inputs[0] for call in maps}
-    return replace_units(_substitute(graph, bypass), merged)
+    return replace_units(substitute(graph, bypass), merged)
 
 
 def _merge_unit(

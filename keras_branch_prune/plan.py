@@ -1,4 +1,4 @@
-"""Decides: `explain` what can be pruned in a model, and `plan` which channels stay."""
+"""Decides which channels of a model stay."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.canonical import Graph, canonical
+from keras_branch_prune.canonical import canonical
 from keras_branch_prune.files import atomic_write
-from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.graph import Graph
+from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers import Alpha
 from keras_branch_prune.saliency import SALIENCIES, kept_channels
 from keras_branch_prune.tables import format_table
@@ -113,50 +114,6 @@ class PruningPlan:
         """Reads a plan that `save` wrote."""
         with open(path, encoding="utf-8") as file:
             return cls.from_json(file.read())
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """What can be pruned in a model and what not, and why; `print` it.
-
-    Args:
-        model_name: Name of the model.
-        groups: All channel groups, in graph order.
-    """
-
-    model_name: str
-    groups: tuple[ChannelGroup, ...]
-
-    def __str__(self) -> str:
-        rows = [
-            (
-                group.name,
-                str(group.channels),
-                ", ".join(group.producers),
-                ", ".join(group.consumers) or "-",
-                "yes" if group.prunable else f"no: {group.reason}",
-            )
-            for group in self.groups
-        ]
-        prunable = sum(group.prunable for group in self.groups)
-        table = format_table(("group", "channels", "producers", "exits to", "prunable"), rows)
-        return f"'{self.model_name}': {prunable} of {len(rows)} channel groups prunable\n{table}"
-
-
-def explain(model: keras.Model) -> Explanation:
-    """Tells for every channel group of a model whether it can be pruned, and why not.
-
-    Args:
-        model: A built functional or Sequential model; it is not changed.
-
-    Returns:
-        A value with one `ChannelGroup` per group, which prints as a table.
-
-    Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If the model cannot be analysed at all (unbuilt, subclassed, quantized).
-    """
-    return Explanation(model.name, analyse(canonical(model)).groups)
 
 
 def plan(

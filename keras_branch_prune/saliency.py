@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.canonical import Unit
+from keras_branch_prune.graph import Unit
 from keras_branch_prune.rules import output_kernel
 
 Saliency = Callable[[Sequence[Unit], np.random.Generator], np.ndarray]

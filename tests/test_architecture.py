@@ -12,8 +12,9 @@ import keras_branch_prune
 
 PACKAGE = Path(keras_branch_prune.__file__).parent
 ORDER = (
-    *("tables", "archive", "untrusted", "files", "canonical", "equivalence"),
-    *("layouts", "linear", "rules", "groups", "saliency", "layers", "plan", "branch"),
+    *("tables", "archive", "untrusted", "files", "graph", "canonical", "equivalence"),
+    *("layouts", "linear", "rule_kinds", "rules", "groups", "explain"),
+    *("saliency", "layers", "plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *("costs", "fold", "verify", "export", "worker", "benchmark_result", "benchmark"),
     *("report", "zoo"),

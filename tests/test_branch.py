@@ -9,7 +9,6 @@ from keras import layers
 from models import build, error_between, perturb_maps
 
 import keras_branch_prune as kbp
-from keras_branch_prune.rules import Channelwise
 
 
 def branched(name="conv_bn", **options):
@@ -35,7 +34,7 @@ def test_alpha_blends_linearly_between_the_branches():
     result = branched("mlp")
     perturb_maps(result)
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
-    inner = keras.Model(result.inputs, result.get_layer("hidden2__blend").output)
+    inner = keras.Model(result.inputs[0], result.get_layer("hidden2__blend").output)
     outputs = []
     for alpha in (1.0, 0.25, 0.0):
         kbp.set_alpha(result, alpha)
@@ -152,7 +151,7 @@ def channel_scale_rule(monkeypatch):
     from keras_branch_prune import rules
 
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    kbp.register_rule(ChannelScale, Channelwise(weight_axis=lambda axis: 1))
+    kbp.register_rule(ChannelScale, kbp.Channelwise(weight_axis=lambda axis: 1))
 
 
 def test_a_registered_rule_makes_a_custom_layer_prunable(channel_scale_rule):
@@ -169,7 +168,7 @@ def test_without_a_rule_the_custom_layer_is_a_barrier():
     assert hidden.reason == "'scale' (ChannelScale) has no rule"
 
 
-@pytest.mark.parametrize(("cls", "rule"), [("Dense", Channelwise()), (ChannelScale, object())])
+@pytest.mark.parametrize(("cls", "rule"), [("Dense", kbp.Channelwise()), (ChannelScale, object())])
 def test_register_rule_checks_its_arguments(cls, rule):
     with pytest.raises(TypeError, match="`cls` must be|`rule` must have"):
         kbp.register_rule(cls, rule)

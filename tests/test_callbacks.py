@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+import keras_branch_prune as kbp
 from keras_branch_prune import callbacks as cb
+from keras_branch_prune.alpha import alpha_layer
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.schedules import LinearDecay, ScheduleType, StepDecay
 
@@ -143,7 +145,7 @@ def test_counts_batches(batches, per_execution, every, expected):
     alphas = []
     for _ in expected:
         train(model, callback, 1, batches)
-        alphas.append(cb.get_alpha(model))
+        alphas.append(kbp.get_alpha(model))
     assert alphas == expected
 
 
@@ -243,7 +245,7 @@ def test_unknown_metric(monitor):
 
 def test_the_metric_is_not_needed_once_alpha_is_zero():
     model = alpha_meter()
-    cb.set_alpha(model, 0)
+    kbp.set_alpha(model, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         history = train(model, cb.AlphaReduceOnPlateau(), epochs=1, validation=False)
@@ -348,7 +350,7 @@ def test_saved_model_continues(tmp_path):
     train(model, cb.AlphaReduceOnPlateau(patience=3), epochs=6)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert cb.get_alpha(loaded) == 0.5
+    assert kbp.get_alpha(loaded) == 0.5
     histories = [train(m, cb.AlphaReduceOnPlateau(patience=3), epochs=6) for m in (model, loaded)]
     assert histories[0]["alpha"] == histories[1]["alpha"] == [0.5, 0.5] + [0.25] * 4
 
@@ -358,18 +360,18 @@ def test_saved_model_continues(tmp_path):
 
 def test_get_and_set_alpha():
     model = alpha_meter()
-    assert cb.get_alpha(model) == 1.0
+    assert kbp.get_alpha(model) == 1.0
     for value in (0.1, 0.7, 0, 1, np.float32(0.3)):
-        cb.set_alpha(model, value)
-        assert cb.get_alpha(model) == pytest.approx(float(value), abs=1e-7)
+        kbp.set_alpha(model, value)
+        assert kbp.get_alpha(model) == pytest.approx(float(value), abs=1e-7)
         assert float(model(np.ones((1, 1)))[0, 0]) == np.float32(value)
 
 
 def test_finds_alpha_in_a_surrounding_model():
     branched = alpha_meter()
     outer = keras.Sequential([keras.Input((1,)), branched, keras.layers.Dense(1)])
-    cb.set_alpha(outer, 0.25)
-    assert cb.get_alpha(branched) == 0.25
+    kbp.set_alpha(outer, 0.25)
+    assert kbp.get_alpha(branched) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -378,14 +380,14 @@ def test_finds_alpha_in_a_surrounding_model():
 )
 def test_the_schedule_goes_on_below_an_alpha_set_by_hand(value, expected):
     model = alpha_meter()
-    cb.set_alpha(model, value)
+    kbp.set_alpha(model, value)
     assert train(model, cb.AlphaStepDecay(), epochs=3)["alpha"] == expected
 
 
 def test_another_schedule_goes_on_below_alpha():
     model = alpha_meter()
     train(model, cb.AlphaStepDecay(), epochs=3)
-    assert cb.get_alpha(model) == 0.7
+    assert kbp.get_alpha(model) == 0.7
     assert train(model, cb.AlphaLinearDecay(5), epochs=4)["alpha"] == [0.7, 0.6, 0.4, 0.2]
 
 
@@ -393,7 +395,7 @@ def test_set_alpha_forgets_the_best_value():
     model = alpha_meter()
     callback = cb.AlphaReduceOnPlateau(patience=2)
     feed(callback, "val_loss", [0.0, 0.0], model=model)
-    cb.set_alpha(model, 0.5)
+    kbp.set_alpha(model, 0.5)
     assert feed(callback, "val_loss", [5.0, 5.0, 5.0, 5.0], model=model) == [0.5, 0.5, 0.5, 0.25]
 
 
@@ -401,7 +403,7 @@ def test_set_alpha_restarts_the_count():
     model = alpha_meter()
     callback = cb.AlphaStepDecay(0.1, every=3)
     feed(callback, "loss", [0.0, 0.0], model=model)
-    cb.set_alpha(model, 0.5)
+    kbp.set_alpha(model, 0.5)
     assert feed(callback, "loss", [0.0] * 4, model=model) == [0.5, 0.5, 0.5, 0.4]
 
 
@@ -418,9 +420,9 @@ def two_alphas():
 def test_model_without_alpha():
     message = "'plain' is not a branched model; call keras_branch_prune.branch first"
     with pytest.raises(ValueError, match=message):
-        cb.get_alpha(plain_model())
+        kbp.get_alpha(plain_model())
     with pytest.raises(ValueError, match=message):
-        cb.set_alpha(plain_model(), 0.5)
+        kbp.set_alpha(plain_model(), 0.5)
     model = plain_model()
     model.compile(loss="mse")
     with pytest.raises(ValueError, match=message):
@@ -429,13 +431,13 @@ def test_model_without_alpha():
 
 def test_model_with_two_alphas():
     with pytest.raises(ValueError, match=r"exactly one `Alpha` layer.*\['first', 'second'\]"):
-        cb.alpha_layer(two_alphas())
+        alpha_layer(two_alphas())
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, None, "0.5", True])
 def test_wrong_alpha(value):
     with pytest.raises(ValueError, match=r"`value` must be a number in \[0, 1\]. Received: value="):
-        cb.set_alpha(alpha_meter(), value)
+        kbp.set_alpha(alpha_meter(), value)
 
 
 # Arguments

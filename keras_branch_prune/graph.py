@@ -1,0 +1,251 @@
+"""A model as a flat graph of operations, held as data, and the way back to a Keras model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+    """One operation as data: its class, its config and where its weights come from.
+
+    Args:
+        name: Unique name in the graph.
+        cls: The Keras layer or operation class.
+        config: What `cls.from_config` takes.
+        weights: Keras variables or arrays, in the order of the layer's `weights`.
+    """
+
+    name: str
+    cls: Any
+    config: Mapping[str, Any]
+    weights: tuple[Any, ...] = ()
+
+    def arrays(self) -> list[np.ndarray]:
+        """Returns the weights as arrays, in the order of the layer's `weights`."""
+        return [w if isinstance(w, np.ndarray) else w.numpy() for w in self.weights]
+
+    def replace(self, **changes: Any) -> Unit:
+        """Returns a copy with some fields changed; `config` is updated, not replaced."""
+        config = {**self.config, **changes.pop("config", {})}
+        unit = dataclasses.replace(self, config=config, **changes)
+        return dataclasses.replace(unit, config={**config, "name": unit.name})
+
+    def build(self) -> Any:
+        """Returns a new layer or operation; its weights are set once it was called."""
+        try:
+            if issubclass(self.cls, keras.layers.Layer):
+                return self.cls.from_config(dict(self.config))
+            return self._build_operation()
+        except Exception as error:
+            raise ValueError(
+                f"Layer '{self.name}' of class {self.cls.__name__} cannot be rebuilt from its "
+                f"`get_config()`: {error}. A layer must return from `get_config` all that its "
+                "`__init__` needs."
+            ) from error
+
+    def _build_operation(self) -> Any:
+        # Some operations take no name, though they have one.
+        config = {key: value for key, value in self.config.items() if key != "name"}
+        operation = self.cls.from_config(config)
+        operation.name = self.name
+        return operation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of the graph, known by identity. `shape` includes the batch dimension (`None`)."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a unit. `args` and `kwargs` hold a `Value` where the layer takes a tensor."""
+
+    unit: Unit
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The tensors this call reads, in order."""
+        leaves = tree.flatten((self.args, dict(self.kwargs)))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Value))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as a flat list of calls.
+
+    Args:
+        name: Name of the model.
+        input_units: One `InputLayer` unit per model input, beside `input_values`.
+        input_values: The model inputs, flat.
+        inputs: The model inputs in the structure in which the model takes them.
+        outputs: The model outputs in the structure in which the model returns them.
+        calls: All calls in topological order.
+    """
+
+    name: str
+    input_units: tuple[Unit, ...]
+    input_values: tuple[Value, ...]
+    inputs: Any
+    outputs: Any
+    calls: tuple[Call, ...]
+
+    @property
+    def output_values(self) -> tuple[Value, ...]:
+        """The model outputs, flat."""
+        return tuple(tree.flatten(self.outputs))
+
+    def consumers(self) -> dict[Value, list[Call]]:
+        """Returns for every tensor the calls that read it."""
+        readers: dict[Value, list[Call]] = {}
+        for call in self.calls:
+            for value in dict.fromkeys(call.inputs):
+                readers.setdefault(value, []).append(call)
+        return readers
+
+    def producer(self) -> dict[Value, Call]:
+        """Returns for every tensor that is not a model input the call that makes it."""
+        return {value: call for call in self.calls for value in call.outputs}
+
+    def run(self, inputs: Sequence[Any], apply: Callable[..., Any]) -> Any:
+        """Runs the graph on anything.
+
+        Args:
+            inputs: One object per model input, in the order of `input_values`.
+            apply: Called as `apply(call, *args, **kwargs)` with each `Value` replaced by the object
+                that stands for it; returns one object per output of the call, in any nesting.
+
+        Returns:
+            The objects that stand for the outputs, in the structure of `outputs`.
+        """
+        objects: dict[Value, Any] = dict(zip(self.input_values, inputs, strict=True))
+
+        def lookup(leaf: Any) -> Any:
+            return objects[leaf] if isinstance(leaf, Value) else leaf
+
+        for call in self.calls:
+            args, kwargs = tree.map_structure(lookup, (call.args, dict(call.kwargs)))
+            results = tree.flatten(apply(call, *args, **kwargs))
+            objects.update(zip(call.outputs, results, strict=True))
+        return tree.map_structure(lookup, self.outputs)
+
+
+class ModelBuilder:
+    """Builds a Keras model from units: one layer per unit, weights copied when all is connected."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self._layers: dict[Unit, Any] = {}
+        self._names: set[str] = set()
+        self._input_layers = [self._instantiate(unit) for unit in graph.input_units]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The symbolic inputs, flat, in the order of the graph's `input_values`."""
+        return [layer.output for layer in self._input_layers]
+
+    def apply(self, unit: Unit, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer of `unit`, which is made at its first call and shared by later ones."""
+        if unit not in self._layers:
+            self._layers[unit] = self._instantiate(unit)
+        return self._layers[unit](*args, **kwargs)
+
+    def finish(self, outputs: Any) -> keras.Model:
+        """Returns the model with these outputs (in the graph's structure) and all weights set."""
+        inputs = pack(self._graph.inputs, self._graph.input_values, self.inputs)
+        model = keras.Model(inputs, outputs, name=self._graph.name)
+        for unit, layer in self._layers.items():
+            if unit.weights:
+                _set_weights(layer, unit)
+        return model
+
+    def _instantiate(self, unit: Unit) -> Any:
+        name = unique_name(unit.name, self._names)
+        return (unit if name == unit.name else unit.replace(name=name)).build()
+
+
+def build_model(graph: Graph) -> keras.Model:
+    """Returns a new Keras model that computes `graph`, with copies of all weights."""
+    builder = ModelBuilder(graph)
+    outputs = graph.run(
+        builder.inputs, lambda call, *args, **kwargs: builder.apply(call.unit, *args, **kwargs)
+    )
+    return builder.finish(outputs)
+
+
+def replace_units(graph: Graph, replacement: Mapping[Unit, Unit]) -> Graph:
+    """Returns the graph with some units replaced by others."""
+    calls = tuple(
+        dataclasses.replace(call, unit=replacement.get(call.unit, call.unit))
+        for call in graph.calls
+    )
+    return dataclasses.replace(graph, calls=calls)
+
+
+def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
+    """Returns the graph with tensors read from elsewhere, without calls that nothing reads then.
+
+    Args:
+        graph: The graph.
+        values: Tensor → the tensor to read instead; may go on from there.
+    """
+
+    def resolve(leaf: Any) -> Any:
+        while leaf in values:
+            leaf = values[leaf]
+        return leaf
+
+    outputs = tree.map_structure(resolve, graph.outputs)
+    needed = set(tree.flatten(outputs))
+    calls = []
+    for call in reversed(graph.calls):
+        if needed.intersection(call.outputs):
+            args, kwargs = tree.map_structure(
+                lambda leaf: resolve(leaf) if isinstance(leaf, Value) else leaf,
+                (call.args, dict(call.kwargs)),
+            )
+            calls.append(dataclasses.replace(call, args=args, kwargs=kwargs))
+            needed.update(calls[-1].inputs)
+    return dataclasses.replace(graph, outputs=outputs, calls=tuple(reversed(calls)))
+
+
+def pack(structure: Any, flat: Sequence[Any], replacements: Sequence[Any]) -> Any:
+    """Replaces the leaves of `structure` that are in `flat` by those of `replacements`."""
+    by_id = dict(zip(map(id, flat), replacements, strict=True))
+    return tree.map_structure(lambda leaf: by_id[id(leaf)], structure)
+
+
+def _set_weights(layer: Any, unit: Unit) -> None:
+    arrays = unit.arrays()
+    shapes = [tuple(weight.shape) for weight in layer.weights]
+    if shapes != [array.shape for array in arrays]:
+        raise ValueError(
+            f"Layer '{unit.name}' of class {unit.cls.__name__}, rebuilt from its config, expects "
+            f"weights of shapes {shapes}. Received: {[array.shape for array in arrays]}"
+        )
+    layer.set_weights(arrays)
+    # `keras.layers.Normalization` keeps constants computed from its weights.
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """Returns `name`, or `name_1`, `name_2`, … if it is taken, and notes it as taken."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
