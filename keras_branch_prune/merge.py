@@ -85,15 +85,12 @@ def _merge_unit(
     if not isinstance(rule, LinearMap):
         return unit
     before = producer.get(call.inputs[0])
-    after = [reader.unit for reader in readers.get(call.outputs[0], []) if _is_reduce(reader)]
+    after = [reader.unit for reader in readers.get(call.outputs[0], [])]
+    reduce = next((unit for unit in after if unit.cls is ChannelMap), None)
     expand = before.unit if before is not None and before.unit.cls is ChannelMap else None
     return multiply(
         unit,
         rule.spec,
         ChannelMatrices.of(expand) if expand else None,
-        ChannelMatrices.of(after[0]) if after else None,
+        ChannelMatrices.of(reduce) if reduce else None,
     )
-
-
-def _is_reduce(call: Call) -> bool:
-    return call.unit.cls is ChannelMap
