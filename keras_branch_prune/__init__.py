@@ -24,7 +24,7 @@ from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
-from keras_branch_prune.linear import LinearSpec
+from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan, plan
 from keras_branch_prune.report import plot_training
@@ -33,7 +33,6 @@ from keras_branch_prune.rule_kinds import (
     Channelwise,
     Concatenation,
     Elementwise,
-    LinearMap,
 )
 from keras_branch_prune.rules import register_rule
 from keras_branch_prune.schedules import (
@@ -75,7 +74,6 @@ __all__ = [
     "GroupPlan",
     "LinearDecay",
     "LinearMap",
-    "LinearSpec",
     "ModelFileError",
     "MultiplicativeDecay",
     "PruningPlan",

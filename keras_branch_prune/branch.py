@@ -27,8 +27,8 @@ from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.layouts import Kept, Layout
+from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
-from keras_branch_prune.rule_kinds import LinearMap
 from keras_branch_prune.rules import rule_for
 
 PRUNED_SUFFIX = "__pruned"
@@ -99,21 +99,23 @@ class _Brancher:
         return self._builder.finish(tree.map_structure(lambda track: track.original, outputs))
 
     def _call(self, call: Call, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(rule_for(call.unit), LinearMap):
-            return self._call_linear(call, *args, **kwargs)
+        rule = rule_for(call.unit)
+        if isinstance(rule, LinearRule):
+            return self._call_linear(rule, call, *args, **kwargs)
         original = self._apply(self._original(call), args, kwargs, lambda track: track.original)
         if self._narrowed(call.outputs[0]) is None:
             return tree.map_structure(_Track, original)
         return _Track(original, self._apply(self._pruned(call), args, kwargs, _Track.narrowest))
 
-    def _call_linear(self, call: Call, *args: Any, **kwargs: Any) -> _Track:
+    def _call_linear(self, rule: LinearRule, call: Call, *args: Any, **kwargs: Any) -> _Track:
+        values = iter(call.inputs)
         output = self._apply(
-            self._original(call), args, kwargs, lambda track: self._blend(call, track)
+            self._original(call), args, kwargs, lambda track: self._blend(call, next(values), track)
         )
         layout = self._narrowed(call.outputs[0])
         if layout is None:
             return _Track(output)
-        return _Track(output, self._builder.apply(self._reduce(call, layout), output))
+        return _Track(output, self._builder.apply(self._reduce(rule, call, layout), output))
 
     def _apply(self, unit: Unit, args: tuple, kwargs: dict, select: Callable[[_Track], Any]) -> Any:
         """Calls the layer of `unit`; `select` takes its inputs from one of the branches."""
@@ -143,35 +145,50 @@ class _Brancher:
         layout = next(filter(None, map(self._narrowed, call.inputs)))
         name = call.unit.name + PRUNED_SUFFIX
         narrow = rule_for(call.unit).narrow
-        return self._once(name, lambda: narrow(call.unit, layout, self._kept).replace(name=name))
-
-    def _reduce(self, call: Call, layout: Layout) -> Unit:
-        """The map C → k after a producer; it has a bias if the producer has one."""
-        (block,) = layout.blocks
-        matrix = np.eye(block.channels)[:, block.kept(self._kept)]
-        bias = [np.zeros(matrix.shape[1])] if call.unit.config["use_bias"] else []
-        name = f"{call.unit.name}__reduce"
-        return self._once(name, lambda: _channel_map(name, call, layout.axis, [1], [matrix], bias))
-
-    def _expand(self, call: Call, layout: Layout) -> Unit:
-        """The map k → C before a consumer, shared by all that share a consumer."""
-        positions = [block.positions for block in layout.blocks]
-        matrices = [np.eye(block.channels)[block.kept(self._kept)] for block in layout.blocks]
-        name = f"{self._analysis.exits[call.inputs[0]]}__expand"
         return self._once(
-            name, lambda: _channel_map(name, call, layout.axis, positions, matrices, [])
+            (name, layout), lambda: narrow(call.unit, layout, self._kept).replace(name=name)
         )
 
-    def _blend(self, call: Call, track: _Track) -> Any:
+    def _reduce(self, rule: LinearRule, call: Call, layout: Layout) -> Unit:
+        """The map C → k after a producer; it has a bias if the producer has one."""
+        name = f"{call.unit.name}__reduce"
+
+        def make() -> Unit:
+            maps = self._selections(layout, rule.output_groups(call.unit))
+            bias = [np.zeros(sum(m.shape[0] for _, m in maps))] if rule.has_bias(call.unit) else []
+            return _channel_map(name, call, layout.axis, [(p, m.T) for p, m in maps], bias)
+
+        return self._once(name, make)
+
+    def _expand(self, call: Call, value: Value, layout: Layout) -> Unit:
+        """The map k → C before a consumer, shared by all that share a consumer."""
+        leaving = self._analysis.exits[value]
+        name = f"{leaving.name}__expand"
+        return self._once(
+            (name, leaving),
+            lambda: _channel_map(
+                name, call, layout.axis, self._selections(layout, leaving.groups), []
+            ),
+        )
+
+    def _selections(self, layout: Layout, groups: int) -> list[tuple[int, np.ndarray]]:
+        """Returns `(positions, selection of kept channels (k, C))` per block of a channel map."""
+        if groups == 1:
+            return [(b.positions, np.eye(b.channels)[b.kept(self._kept)]) for b in layout.blocks]
+        (block,) = layout.blocks
+        size = block.channels // groups
+        runs = np.split(block.kept(self._kept), groups)
+        return [(1, np.eye(size)[run - start * size]) for start, run in enumerate(runs)]
+
+    def _blend(self, call: Call, value: Value, track: _Track) -> Any:
         """Returns what a linear layer reads: both branches blended, or the one there is."""
-        (value,) = call.inputs
         layout = self._narrowed(value)
         if layout is None:
             return track.original
         if value not in self._blended:
             name = f"{call.unit.name}__blend"
             blend = Unit(name, AlphaBlend, {"name": name, "dtype": call.unit.config["dtype"]})
-            pruned = self._builder.apply(self._expand(call, layout), track.pruned)
+            pruned = self._builder.apply(self._expand(call, value, layout), track.pruned)
             self._blended[value] = self._builder.apply(blend, [self._alpha, track.original, pruned])
         return self._blended[value]
 
@@ -180,17 +197,15 @@ def _channel_map(
     name: str,
     call: Call,
     axis: int,
-    positions: list[int],
-    matrices: list[np.ndarray],
+    maps: list[tuple[int, np.ndarray]],
     bias: list[np.ndarray],
 ) -> Unit:
     """Returns a `ChannelMap` with these weights and the dtype of the call's layer."""
-    blocks = [[p, *matrix.shape] for p, matrix in zip(positions, matrices, strict=True)]
     config = {
         "name": name,
-        "blocks": blocks,
+        "blocks": [[positions, *matrix.shape] for positions, matrix in maps],
         "axis": axis,
         "use_bias": bool(bias),
         "dtype": call.unit.config["dtype"],
     }
-    return Unit(name, ChannelMap, config, (*matrices, *bias))
+    return Unit(name, ChannelMap, config, (*(matrix for _, matrix in maps), *bias))

@@ -1,7 +1,7 @@
 """The canonical form: any functional Keras model as one flat graph of operations, held as data.
 
-Nested models and Sequentials are inlined (`outer__inner` names) and activations fused into linear
-layers are split off, so that the rest of the package sees one simple form. The user's model is
+Nested models and Sequentials are inlined (`outer__inner` names), separable convolutions and fused
+activations are split, so that the rest of the package sees one simple form. The user's model is
 neither changed nor copied: a `Unit` refers to the variables of the layer it was read from.
 
 This is the only module that touches Keras' private graph attributes.
@@ -29,7 +29,14 @@ _FUSED_ACTIVATION_LAYERS = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
 )
+
+_SEPARABLE_LAYERS = {
+    keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
+    keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
+}
 
 
 def canonical(model: keras.Model) -> Graph:
@@ -57,7 +64,8 @@ def canonical(model: keras.Model) -> Graph:
         outputs=outputs,
         calls=tuple(reader.calls),
     )
-    return _split_activations(_keep_output_names(graph, function.output_names))
+    graph = _keep_output_names(graph, function.output_names)
+    return _split_activations(_split_separable(graph))
 
 
 class _Reader:
@@ -206,6 +214,53 @@ def _keep_output_names(graph: Graph, names: Sequence[str]) -> Graph:
             renamed[unit] = unit.replace(name=name)
             taken.add(name)
     return replace_units(graph, renamed)
+
+
+def _split_separable(graph: Graph) -> Graph:
+    """Splits separable convolutions into a depthwise and a pointwise one."""
+    parts: dict[Unit, tuple[Unit, Unit]] = {}
+    calls: list[Call] = []
+    for call in graph.calls:
+        if call.unit.cls not in _SEPARABLE_LAYERS:
+            calls.append(call)
+            continue
+        if call.unit not in parts:
+            parts[call.unit] = _separated(call.unit)
+        depthwise, pointwise = parts[call.unit]
+        inner = Value(_depthwise_shape(call, depthwise), call.outputs[0].dtype)
+        calls.append(dataclasses.replace(call, unit=depthwise, outputs=(inner,)))
+        calls.append(Call(pointwise, (inner,), {}, call.outputs))
+    return dataclasses.replace(graph, calls=tuple(calls))
+
+
+def _separated(unit: Unit) -> tuple[Unit, Unit]:
+    first, second = _SEPARABLE_LAYERS[unit.cls]
+    config, (kernel, *rest) = unit.config, unit.weights
+    shared = {key: config[key] for key in ("data_format", "trainable", "dtype")}
+    window = {key: config[key] for key in ("strides", "padding", "dilation_rate")}
+    name, plain = f"{unit.name}__depthwise", {"use_bias": False, "activation": "linear"}
+    sizes = {key: value for key, value in config.items() if key.startswith(("depth", "kernel_s"))}
+    depthwise = Unit(name, first, {**shared, **window, **sizes, "name": name, **plain})
+    outputs = {key: config[key] for key in ("filters", "activation", "use_bias", "name")}
+    options = {
+        key.replace("pointwise_", "kernel_"): value
+        for key, value in config.items()
+        if key.startswith(("pointwise_", "bias_"))
+    }
+    pointwise = Unit(unit.name, second, {**shared, **outputs, **options, "kernel_size": 1})
+    return (
+        dataclasses.replace(depthwise, weights=(kernel,)),
+        dataclasses.replace(pointwise, weights=tuple(rest)),
+    )
+
+
+def _depthwise_shape(call: Call, depthwise: Unit) -> tuple[int | None, ...]:
+    """The output's shape with the channels of the depthwise part."""
+    first = depthwise.config["data_format"] == "channels_first"
+    shape, axis = list(call.outputs[0].shape), 1 if first else -1
+    channels = call.inputs[0].shape[axis]
+    shape[axis] = None if channels is None else channels * depthwise.config["depth_multiplier"]
+    return tuple(shape)
 
 
 def _split_activations(graph: Graph) -> Graph:

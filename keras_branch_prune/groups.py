@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ class ChannelGroup:
         producers: Names of the linear layers that produce these channels.
         consumers: Names of the linear layers that consume them.
         reason: Why the group cannot be pruned, or `None` if it can.
+        partitions: Number of equal runs of channels that must keep the same number of channels
+            each (more than 1 for grouped convolutions).
     """
 
     name: str
@@ -29,11 +32,25 @@ class ChannelGroup:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     reason: str | None = None
+    partitions: int = 1
 
     @property
     def prunable(self) -> bool:
         """Whether the group may be narrowed."""
         return self.reason is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Exit:
+    """Where a tensor leaves its region towards linear layers.
+
+    Args:
+        name: Name of the first of these layers; tensors of one name share their expand map.
+        groups: Number of runs of channels that the expand map must not mix.
+    """
+
+    name: str
+    groups: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,15 +62,14 @@ class Analysis:
         groups: All channel groups, in the order of their first producers.
         producers: Group name → the units that produce it.
         layouts: The layout of every tensor whose channels are tracked.
-        exits: Every tensor that a linear layer consumes → name of its expand map. Tensors that
-            share a consumer share the map.
+        exits: Every tensor that a linear layer consumes → its exit.
     """
 
     graph: Graph
     groups: tuple[ChannelGroup, ...]
     producers: Mapping[str, tuple[Unit, ...]]
     layouts: Mapping[Value, Layout]
-    exits: Mapping[Value, str]
+    exits: Mapping[Value, Exit]
 
 
 def analyse(graph: Graph) -> Analysis:
@@ -80,12 +96,18 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: _Tracker) -> An
     for unit in tracker.producers:
         producers.setdefault(names[unit.name], []).append(unit)
     consumers: dict[str, list[str]] = {name: [] for name in producers}
-    for value, unit in tracker.consumers:
+    for value, unit, _, _ in tracker.consumers:
         for name in layouts[value].groups() & producers.keys() if value in layouts else ():
             consumers[name].append(unit.name)
     reasons: dict[str, str] = {}
     for name, reason in tracker.reasons:
         reasons.setdefault(names[name], reason)
+    partitions = dict.fromkeys(producers, 1)
+    for name, parts in tracker.partitions:
+        root = names[name]
+        partitions[root] = math.lcm(partitions.get(root, 1), parts)
+        if partitions[root] >= tracker.channels[root]:
+            reasons.setdefault(root, "is used in groups of one channel")
     groups = tuple(
         ChannelGroup(
             name=name,
@@ -93,6 +115,7 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: _Tracker) -> An
             producers=tuple(unit.name for unit in units),
             consumers=tuple(dict.fromkeys(consumers[name])),
             reason=reasons.get(name),
+            partitions=partitions[name],
         )
         for name, units in producers.items()
     )
@@ -100,17 +123,21 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: _Tracker) -> An
     return Analysis(graph, groups, frozen_producers, layouts, _exits(tracker.consumers))
 
 
-def _exits(consumers: list[tuple[Value, Unit]]) -> dict[Value, str]:
-    """Names the expand map of every consumed tensor; tensors that share a consumer share it."""
+def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
+    """Joins the tensors that are read by the same kernel: they must share an expand map."""
     sets = DisjointSets()
-    for value, unit in consumers:
+    for value, unit, role, _ in consumers:
         sets.add(value)
-        sets.add(unit)
-        sets.unite(value, unit)
+        sets.add((unit, role))
+        sets.unite(value, (unit, role))
     names: dict[Any, str] = {}
-    for value, unit in consumers:
-        names.setdefault(sets.find(value), unit.name)
-    return {value: names[sets.find(value)] for value, _ in consumers}
+    groups: dict[Any, int] = {}
+    for value, unit, _, parts in consumers:
+        root = sets.find(value)
+        names.setdefault(root, unit.name)
+        groups[root] = math.lcm(groups.get(root, 1), parts)
+    roots = {value: sets.find(value) for value, _, _, _ in consumers}
+    return {value: Exit(names[root], groups[root]) for value, root in roots.items()}
 
 
 class DisjointSets:
@@ -140,18 +167,19 @@ class DisjointSets:
 
 
 class _Tracker:
-    """Collects what the rules say while the graph is traced; implements `rules.Tracker`."""
+    """Collects what the rules say while the graph is traced; implements `rule_kinds.Tracker`."""
 
     def __init__(self) -> None:
         self.sets = DisjointSets()
         self.channels: dict[str, int] = {}
         self.reasons: list[tuple[str, str]] = []
         self.producers: dict[Unit, None] = {}
-        self.consumers: list[tuple[Value, Unit]] = []
+        self.consumers: list[tuple[Value, Unit, str, int]] = []
+        self.partitions: list[tuple[str, int]] = []
         self._shared: dict[tuple[Unit, str], Layout | None] = {}
 
     def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """See `rules.Tracker`. A unit called several times produces one group."""
+        """See `rule_kinds.Tracker`. A unit called several times produces one group."""
         self.producers[unit] = None
         self._add(unit.name, channels)
         if channels == 1:
@@ -159,7 +187,7 @@ class _Tracker:
         return Layout.of_group(axis, unit.name, channels)
 
     def fixed(self, axis: int, channels: int | None) -> Layout:
-        """See `rules.Tracker`."""
+        """See `rule_kinds.Tracker`."""
         if channels is None:
             raise ValueError("The channels of a tensor must be static to be followed")
         name = f"fixed:{len(self.channels)}"
@@ -167,7 +195,7 @@ class _Tracker:
         return Layout.of_group(axis, name, channels)
 
     def tie(self, layouts: Layouts, where: str) -> None:
-        """See `rules.Tracker`."""
+        """See `rule_kinds.Tracker`."""
         known = [layout for layout in layouts if layout is not None]
         reason = None
         if len(known) < len(layouts):
@@ -178,19 +206,23 @@ class _Tracker:
             self._unite(known[0], layout) if reason is None else self.fix(layout, reason)
 
     def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """See `rules.Tracker`."""
+        """See `rule_kinds.Tracker`."""
         earlier = self._shared.setdefault((unit, role), layout)
         if earlier is not layout:
             self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
 
     def fix(self, layout: Layout | None, reason: str) -> None:
-        """See `rules.Tracker`."""
+        """See `rule_kinds.Tracker`."""
         if layout is not None:
             self.reasons.extend((segment.group, reason) for segment in layout.segments())
 
-    def consume(self, value: Value, unit: Unit) -> None:
-        """See `rules.Tracker`."""
-        self.consumers.append((value, unit))
+    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
+        """See `rule_kinds.Tracker`."""
+        self.consumers.append((value, unit, role, groups))
+
+    def partition(self, layout: Layout, parts: int) -> None:
+        """See `rule_kinds.Tracker`."""
+        self.partitions.extend((segment.group, parts) for segment in layout.segments())
 
     def _add(self, name: str, channels: int) -> None:
         self.sets.add(name)

@@ -103,11 +103,11 @@ class ChannelMap(keras.layers.Layer):
         blocks: One `(positions, inputs, outputs)` per block: how often the block repeats, and its
             channels per position before and after the map.
         axis: The channel axis, counted with the batch dimension.
-        use_bias: Whether a bias is added (only for a single block of one position).
+        use_bias: Whether a bias is added (only if no block repeats).
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `use_bias` is combined with several blocks or positions.
+        ValueError: If `use_bias` is combined with a block of several positions.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class ChannelMap(keras.layers.Layer):
         self.blocks = tuple((int(p), int(i), int(o)) for p, i, o in blocks)
         self.axis = axis
         self.use_bias = use_bias
-        if use_bias and (len(self.blocks) != 1 or self.blocks[0][0] != 1):
+        if use_bias and any(positions != 1 for positions, _, _ in self.blocks):
             raise ValueError(
-                "`use_bias` needs a single block of one position. "
+                "`use_bias` needs blocks of one position. "
                 f"Received: blocks={blocks}, use_bias={use_bias}"
             )
 
@@ -135,9 +135,8 @@ class ChannelMap(keras.layers.Layer):
         ]
         self.bias = None
         if self.use_bias:
-            self.bias = self.add_weight(
-                shape=(self.blocks[0][2],), initializer="zeros", name="bias"
-            )
+            outputs = sum(outputs for _, _, outputs in self.blocks)
+            self.bias = self.add_weight(shape=(outputs,), initializer="zeros", name="bias")
 
     def call(self, inputs: Any) -> Any:
         """Maps a tensor with `sum(positions·inputs)` channels to `sum(positions·outputs)`."""

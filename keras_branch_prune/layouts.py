@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,14 +13,25 @@ Kept = Mapping[str, Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A run of channels that belongs to one group."""
+    """The channels of one group; each stands `repeat` times (depthwise multipliers)."""
 
     group: str
     channels: int
+    repeat: int = 1
+
+    @property
+    def size(self) -> int:
+        """Length along the channel axis."""
+        return self.channels * self.repeat
 
     def kept(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay, counted within the segment."""
-        return np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
+        indices = np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
+        return (indices[:, None] * self.repeat + np.arange(self.repeat)).ravel()
+
+    def is_narrowed(self, kept: Kept) -> bool:
+        """Whether any of the channels go."""
+        return len(kept.get(self.group, range(self.channels))) < self.channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +44,11 @@ class Block:
     @property
     def channels(self) -> int:
         """Channels at one position."""
-        return sum(segment.channels for segment in self.segments)
+        return sum(segment.size for segment in self.segments)
 
     def kept(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay at one position."""
-        starts = np.cumsum([0, *(segment.channels for segment in self.segments)])
+        starts = np.cumsum([0, *(segment.size for segment in self.segments)])
         parts = [s.kept(kept) + start for s, start in zip(self.segments, starts, strict=False)]
         return np.concatenate(parts)
 
@@ -65,19 +76,31 @@ class Layout:
 
     def structure(self) -> tuple:
         """Returns the sizes without the groups: two tensors can be tied if these are equal."""
-        return tuple((b.positions, *(s.channels for s in b.segments)) for b in self.blocks)
+        return tuple(
+            (b.positions, *((s.channels, s.repeat) for s in b.segments)) for b in self.blocks
+        )
 
     def relabelled(self, names: Mapping[str, str]) -> Layout:
         """Returns the layout with every group renamed."""
-        blocks = tuple(
-            Block(b.positions, tuple(Segment(names[s.group], s.channels) for s in b.segments))
-            for b in self.blocks
-        )
-        return Layout(self.axis, blocks)
+        return self._map(lambda s: dataclasses.replace(s, group=names[s.group]))
+
+    def repeated(self, times: int) -> Layout:
+        """Returns the layout with every channel repeated in place."""
+        return self._map(lambda s: dataclasses.replace(s, repeat=s.repeat * times))
+
+    def single_segment(self) -> Segment | None:
+        """Returns the segment if there is but one, of one position, and no channel repeats."""
+        segments = list(self.segments())
+        plain = len(segments) == 1 and self.blocks[0].positions == segments[0].repeat == 1
+        return segments[0] if plain else None
+
+    def _map(self, change: Callable[[Segment], Segment]) -> Layout:
+        blocks = (Block(b.positions, tuple(map(change, b.segments))) for b in self.blocks)
+        return Layout(self.axis, tuple(blocks))
 
     def is_narrowed(self, kept: Kept) -> bool:
         """Whether any of the channels go."""
-        return any(len(s.kept(kept)) < s.channels for s in self.segments())
+        return any(segment.is_narrowed(kept) for segment in self.segments())
 
     def kept(self, kept: Kept) -> np.ndarray:
         """Returns the indices along the channel axis that stay."""

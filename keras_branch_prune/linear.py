@@ -24,61 +24,59 @@ class ChannelMatrices:
         bias = arrays.pop() if unit.config["use_bias"] else None
         return cls(tuple(zip(positions, arrays, strict=True)), bias)
 
-
-@dataclasses.dataclass(frozen=True)
-class LinearSpec:
-    """Where a linear layer keeps its channels; its weights are a kernel and perhaps a bias.
-
-    Args:
-        width_key: Config key of the number of output channels.
-        input_axis: Axis of the input channels in the kernel.
-        output_axis: Axis of the output channels in the kernel.
-    """
-
-    width_key: str
-    input_axis: int
-    output_axis: int
+    def dense(self) -> np.ndarray:
+        """Returns the whole map as one matrix `(inputs, outputs)`, float64; block-diagonal."""
+        rows = sum(matrix.shape[0] for _, matrix in self.blocks)
+        columns = sum(matrix.shape[1] for _, matrix in self.blocks)
+        whole, row, column = np.zeros((rows, columns)), 0, 0
+        for positions, matrix in self.blocks:
+            assert positions == 1
+            height, width = matrix.shape
+            whole[row : row + height, column : column + width] = matrix
+            row, column = row + height, column + width
+        return whole
 
 
-def has_plain_weights(unit: Unit) -> bool:
-    """Whether the weights are exactly a kernel and, if configured, a bias (not so with LoRA)."""
-    return len(unit.weights) == 1 + bool(unit.config["use_bias"])
-
-
-def multiply(
-    unit: Unit,
-    spec: LinearSpec,
-    expand: ChannelMatrices | None,
-    reduce: ChannelMatrices | None,
-) -> Unit:
-    """Returns `reduce ∘ unit ∘ expand` as one layer; computed in float64, cast once.
+def expand_kernel(
+    kernel: np.ndarray, axis: int, expand: ChannelMatrices | None, groups: int = 1
+) -> np.ndarray:
+    """Returns `kernel ∘ expand`: the kernel of a layer that reads the narrow channels.
 
     Args:
-        unit: A linear layer `C_in → C_out`.
-        spec: Where it keeps its channels.
-        expand: A map `k_in → C_in` without bias before the layer, or `None`.
-        reduce: A map `C_out → k_out` after the layer, or `None`.
+        kernel: Float64 kernel; the last axis is that of the output channels if `groups` > 1.
+        axis: Axis of the input channels.
+        expand: The map k → C before the layer, or `None`.
+        groups: Groups of a convolution, of which each reads its share of the input channels.
     """
-    kernel, *rest = unit.arrays()
-    product = kernel.astype(np.float64)
-    bias = rest[0].astype(np.float64) if rest else None
-    if expand is not None:
-        product = _expand_inputs(product, spec.input_axis, expand)
-    if reduce is not None:
-        ((_, matrix),) = reduce.blocks
-        product = np.moveaxis(product, spec.output_axis, -1) @ matrix.astype(np.float64)
-        product = np.moveaxis(product, -1, spec.output_axis)
-        if bias is not None and reduce.bias is not None:
-            bias = bias @ matrix.astype(np.float64) + reduce.bias.astype(np.float64)
-    weights = [product.astype(kernel.dtype)]
-    if bias is not None:
-        weights.append(bias.astype(kernel.dtype))
-    width = product.shape[spec.output_axis]
-    return unit.replace(config={spec.width_key: width}, weights=tuple(weights))
+    if expand is None:
+        return kernel
+    if groups == 1:
+        return _expand_rows(kernel, axis, expand)
+    narrow, channels = (size // groups for size in expand.dense().shape)
+    parts = []
+    for group, part in enumerate(np.split(kernel, groups, axis=-1)):
+        inputs = slice(group * narrow, (group + 1) * narrow)
+        outputs = slice(group * channels, (group + 1) * channels)
+        block = ChannelMatrices(((1, expand.dense()[inputs, outputs]),))
+        parts.append(_expand_rows(part, axis, block))
+    return np.concatenate(parts, axis=-1)
 
 
-def _expand_inputs(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.ndarray:
-    """Multiplies the block matrices into the input axis of the kernel."""
+def reduce_kernel(kernel: np.ndarray, axis: int, reduce: ChannelMatrices | None) -> np.ndarray:
+    """Returns `reduce ∘ kernel`, float64; `axis` is that of the output channels."""
+    if reduce is None:
+        return kernel
+    return np.moveaxis(np.moveaxis(kernel, axis, -1) @ reduce.dense(), -1, axis)
+
+
+def reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
+    """Returns the bias behind the map, float64."""
+    if reduce is None:
+        return bias
+    return bias @ reduce.dense() + (0.0 if reduce.bias is None else reduce.bias)
+
+
+def _expand_rows(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.ndarray:
     rows = np.moveaxis(kernel, axis, 0)
     parts, start = [], 0
     for positions, matrix in expand.blocks:

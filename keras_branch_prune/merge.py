@@ -20,8 +20,8 @@ from keras_branch_prune.graph import (
     substitute,
 )
 from keras_branch_prune.layers import AlphaBlend, ChannelMap
-from keras_branch_prune.linear import ChannelMatrices, multiply
-from keras_branch_prune.rule_kinds import LinearMap
+from keras_branch_prune.linear import ChannelMatrices
+from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
 
 
@@ -82,15 +82,13 @@ def _merge_unit(
     config = {"trainable": True} if unit.name in frozen else {}
     unit = unit.replace(name=unit.name.removesuffix(PRUNED_SUFFIX), config=config)
     rule = rule_for(unit)
-    if not isinstance(rule, LinearMap):
+    if not isinstance(rule, LinearRule):
         return unit
-    before = producer.get(call.inputs[0])
+    expands = {
+        role: ChannelMatrices.of(producer[value].unit)
+        for role, value in rule.inputs(call).items()
+        if value in producer and producer[value].unit.cls is ChannelMap
+    }
     after = [reader.unit for reader in readers.get(call.outputs[0], [])]
     reduce = next((unit for unit in after if unit.cls is ChannelMap), None)
-    expand = before.unit if before is not None and before.unit.cls is ChannelMap else None
-    return multiply(
-        unit,
-        rule.spec,
-        ChannelMatrices.of(expand) if expand else None,
-        ChannelMatrices.of(reduce) if reduce else None,
-    )
+    return rule.multiply(unit, expands, ChannelMatrices.of(reduce) if reduce else None)

@@ -150,12 +150,16 @@ def plan(
     graph = canonical(model)
     check_weights(graph)
     analysis = analyse(graph)
+    partitions = {group.name: group.partitions for group in analysis.groups}
     rng = np.random.default_rng(seed)
     groups = []
     for name, ratio in _ratios(width, analysis).items():
-        units = analysis.producers[name]
-        scores = SALIENCIES[saliency](units, rng)
-        kept = kept_channels(scores, round_width(len(scores) * ratio, len(scores), round_to))
+        scores = SALIENCIES[saliency](analysis.producers[name], rng)
+        multiple = math.lcm(round_to or 1, partitions[name])
+        if multiple > len(scores):
+            multiple = partitions[name]
+        kept_width = round_width(len(scores) * ratio, len(scores), multiple)
+        kept = kept_channels(scores, kept_width, partitions[name])
         if len(kept) < len(scores):
             groups.append(GroupPlan(name, len(scores), kept))
     options = (("round_to", round_to), ("saliency", saliency), ("seed", seed))
@@ -196,12 +200,12 @@ def _check_ratio(name: str, ratio: Any) -> None:
         raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {ratio!r}")
 
 
-def round_width(width: float, channels: int, round_to: int | None = None) -> int:
-    """Returns a whole width between 1 and `channels`, a multiple of `round_to` if there is one.
+def round_width(width: float, channels: int, round_to: int = 1) -> int:
+    """Returns a whole width between 1 and `channels`, a multiple of `round_to` or `channels`.
 
     Halves are rounded up to whole channels, and down to a multiple.
     """
-    if round_to is None:
+    if round_to == 1:
         return min(channels, max(1, math.floor(width + 0.5)))
     multiple = max(1, math.ceil(width / round_to - 0.5)) * round_to
     return min(channels, multiple)

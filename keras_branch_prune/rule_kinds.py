@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+from keras import tree
+
 from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.layouts import Block, Kept, Layout, side_by_side
-from keras_branch_prune.linear import LinearSpec, has_plain_weights
 
 Layouts = Sequence[Layout | None]
 """One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
@@ -37,8 +39,11 @@ class Tracker(Protocol):
     def fix(self, layout: Layout | None, reason: str) -> None:
         """Keeps all groups of `layout` at their width."""
 
-    def consume(self, value: Value, unit: Unit) -> None:
-        """Notes that `unit` is a linear consumer of `value`."""
+    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
+        """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
+
+    def partition(self, layout: Layout, parts: int) -> None:
+        """Makes every one of `parts` equal runs of channels keep the same number of them."""
 
 
 class Rule(Protocol):
@@ -51,12 +56,14 @@ class Rule(Protocol):
         """Returns the unit for inputs narrowed to `kept`; `layout` is that of the first input."""
 
 
-def _fix_all(layouts: Layouts, tracker: Tracker, reason: str) -> None:
+def fix_all(layouts: Layouts, tracker: Tracker, reason: str) -> None:
+    """Keeps the groups of all layouts at their width."""
     for layout in layouts:
         tracker.fix(layout, reason)
 
 
-def _described(unit: Unit) -> str:
+def described(unit: Unit) -> str:
+    """Returns name and class of a layer, for messages."""
     return f"'{unit.name}' ({unit.cls.__name__})"
 
 
@@ -68,53 +75,11 @@ class Barrier:
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
         """Fixes all inputs."""
-        _fix_all(layouts, tracker, f"{_described(call.unit)} {self.reason}")
+        fix_all(layouts, tracker, f"{described(call.unit)} {self.reason}")
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Never called: the inputs of a barrier are never narrowed."""
-        raise AssertionError(f"{_described(unit)} is a barrier and cannot be narrowed")
-
-
-@dataclasses.dataclass(frozen=True)
-class LinearMap:
-    """A layer that mixes channels linearly: consumer of one group, producer of another.
-
-    Args:
-        spec: Where the layer keeps its channels.
-        spatial: Whether the channel axis is given by `data_format`; else it is the last axis.
-    """
-
-    spec: LinearSpec
-    spatial: bool = True
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Ends the input's groups at this consumer and begins the producer's."""
-        unit = call.unit
-        (layout,) = layouts
-        (output,) = call.outputs
-        reason = self._barrier_reason(unit)
-        if reason:
-            tracker.fix(layout, f"{_described(unit)} {reason}")
-            return None
-        axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
-        if layout is not None and layout.axis != axis:
-            tracker.fix(layout, f"{_described(unit)} reads another axis than the channels")
-            layout = None
-        tracker.tie_calls(unit, "input", layout)
-        tracker.consume(call.inputs[0], unit)
-        return tracker.produce(unit, axis, unit.config[self.spec.width_key])
-
-    @staticmethod
-    def _barrier_reason(unit: Unit) -> str | None:
-        if unit.config.get("groups", 1) != 1:
-            return "is a grouped convolution, which has no rule yet"
-        if not has_plain_weights(unit):
-            return "has more weights than a kernel and a bias"
-        return None
-
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Never called: a linear map is narrowed by multiplication, see `linear.multiply`."""
-        raise AssertionError(f"{_described(unit)} is a linear map and is not part of a region")
+        raise AssertionError(f"{described(unit)} is a barrier and cannot be narrowed")
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -144,7 +109,7 @@ class Channelwise:
         if layout is None:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
-            _fix_all(layouts, tracker, f"{_described(call.unit)} {self.otherwise}")
+            fix_all(layouts, tracker, f"{described(call.unit)} {self.otherwise}")
             return None
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
@@ -169,21 +134,31 @@ class Elementwise:
         known = [layout for layout in layouts if layout is not None]
         if not known:
             return None
-        where = _described(call.unit)
-        axes = {layout.axis for layout in known}
+        where = described(call.unit)
+        # Broadcasting aligns the last axes, so axes are compared as counted from there.
+        axes = {
+            layout.axis - len(value.shape)
+            for layout, value in zip(layouts, call.inputs, strict=True)
+            if layout is not None
+        }
         ranks = {len(value.shape) for value in call.inputs}
-        if len(axes) > 1 or len(ranks) > 1:
-            _fix_all(layouts, tracker, f"{where} merges tensors of different ranks or axes")
+        if len(axes) > 1 or (len(ranks) > 1 and axes != {-1}):
+            fix_all(layouts, tracker, f"{where} merges tensors of different ranks or axes")
             return None
         (axis,) = axes
+        if _has_constant_channels(call, axis):
+            fix_all(layouts, tracker, f"{where} has a constant for every channel")
+            return None
         channels = call.outputs[0].shape[axis]
         tied = [
             layout
             for layout, value in zip(layouts, call.inputs, strict=True)
-            if value.shape[axis] == channels
+            if len(value.shape) >= -axis and value.shape[axis] == channels
         ]
         tracker.tie(tied, where)
-        return next((layout for layout in tied if layout is not None), None)
+        layout = next((layout for layout in tied if layout is not None), None)
+        rank = len(call.outputs[0].shape)
+        return layout and dataclasses.replace(layout, axis=rank + axis)
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Returns the unit itself: it has no weights."""
@@ -199,10 +174,10 @@ class Concatenation:
         known = [layout for layout in layouts if layout is not None]
         if not known:
             return None
-        where = _described(call.unit)
+        where = described(call.unit)
         axes = {layout.axis for layout in known}
         if len(axes) > 1:
-            _fix_all(layouts, tracker, f"{where} merges tensors of different channel axes")
+            fix_all(layouts, tracker, f"{where} merges tensors of different channel axes")
             return None
         (axis,) = axes
         if call.unit.config["axis"] % len(call.outputs[0].shape) != axis:
@@ -230,19 +205,165 @@ class Flattening:
         if layout is None or len(value.shape) == 2:
             return layout
         if layout.axis != channel_axis(call.unit, value):
-            tracker.fix(layout, f"{_described(call.unit)} has another data_format than its input")
+            tracker.fix(layout, f"{described(call.unit)} has another data_format than its input")
             return None
-        sizes = [size for axis, size in enumerate(value.shape) if axis not in (0, layout.axis)]
-        spatial = [size for size in sizes if size is not None]
-        if len(spatial) < len(sizes) or len(layout.blocks) != 1 or layout.blocks[0].positions != 1:
-            tracker.fix(layout, f"{_described(call.unit)} needs a static shape to be followed")
+        if not _can_flatten(layout, value):
+            tracker.fix(layout, f"{described(call.unit)} needs a static shape to be followed")
             return None
-        block = Block(math.prod(spatial), layout.blocks[0].segments)
-        return Layout(1, (block,))
+        return _flattened(layout, value)
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Returns the unit itself: it has no weights."""
         return unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Returns the layout with every channel repeated."""
+        (layout,) = layouts
+        if layout is None:
+            return None
+        if layout.axis != channel_axis(call.unit, call.inputs[0]):
+            tracker.fix(layout, f"{described(call.unit)} works along another axis")
+            return None
+        tracker.tie_calls(call.unit, "input", layout)
+        return layout.repeated(call.unit.config["depth_multiplier"])
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Takes the kernels and biases of the kept channels."""
+        kernel, *biases = unit.arrays()
+        outputs = layout.repeated(unit.config["depth_multiplier"]).kept(kept)
+        narrow = [kernel.take(layout.kept(kept), -2), *(bias.take(outputs) for bias in biases)]
+        return unit.replace(weights=tuple(narrow))
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupNorm:
+    """Normalization over groups of channels: every group keeps the same number of channels."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Partitions the channels into the groups, unless every channel is one."""
+        (layout,), (value,) = layouts, call.inputs
+        if layout is None:
+            return None
+        segment = layout.single_segment()
+        if segment is None or layout.axis != call.unit.config["axis"] % len(value.shape):
+            tracker.fix(layout, f"{described(call.unit)} does not normalize one group of channels")
+            return None
+        tracker.tie_calls(call.unit, "input", layout)
+        if not self._is_per_channel(call.unit, segment.channels):
+            tracker.partition(layout, call.unit.config["groups"])
+        return layout
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Takes the kept channels of scale and center."""
+        indices = layout.kept(kept)
+        weights = tuple(weight.take(indices) for weight in unit.arrays())
+        (segment,) = layout.segments()
+        per_channel = self._is_per_channel(unit, segment.channels)
+        config = {"groups": len(indices)} if per_channel else {}
+        return unit.replace(config=config, weights=weights)
+
+    @staticmethod
+    def _is_per_channel(unit: Unit, channels: int) -> bool:
+        return unit.config["groups"] in (-1, channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reshaping:
+    """A reshape that keeps the channels last, or flattens positions into them.
+
+    Args:
+        key: Config key of the target shape.
+    """
+
+    key: str = "target_shape"
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Follows the channels if they stay last."""
+        (layout, *_), value, output = layouts, call.inputs[0], call.outputs[0]
+        if layout is None:
+            return None
+        if layout.axis == len(value.shape) - 1 and len(layouts) == 1:
+            if output.shape[-1] == value.shape[-1]:
+                return dataclasses.replace(layout, axis=len(output.shape) - 1)
+            if len(output.shape) == 2 and _can_flatten(layout, value):
+                return _flattened(layout, value)
+        tracker.fix(layout, f"{described(call.unit)} may move channels to another axis")
+        return None
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the reshape to the narrow shape."""
+        before = sum(block.positions * block.channels for block in layout.blocks)
+        *target, last = unit.config[self.key]
+        width = len(layout.kept(kept))
+        last = width if last in (-1, before) else last // before * width
+        return unit.replace(config={self.key: (*target, last)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Follows the channels unless they are reduced themselves."""
+        (layout,), (value,) = layouts, call.inputs
+        if layout is None:
+            return None
+        axis, rank = call.unit.config["axis"], len(value.shape)
+        axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
+        if layout.axis in axes:
+            tracker.fix(layout, f"{described(call.unit)} mixes the channels")
+            return None
+        before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
+        return dataclasses.replace(layout, axis=layout.axis - int(before))
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the unit itself: it has no weights."""
+        return unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Permutation:
+    """A permutation of the axes: the channels go along.
+
+    Args:
+        order: Returns for every output axis the input axis, given the unit and the rank.
+    """
+
+    order: Callable[[Unit, int], Sequence[int]]
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Returns the layout at its new axis."""
+        (layout,), (value,) = layouts, call.inputs
+        if layout is None:
+            return None
+        axes = list(self.order(call.unit, len(value.shape)))
+        return dataclasses.replace(layout, axis=axes.index(layout.axis))
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the unit itself: it has no weights."""
+        return unit
+
+
+def _has_constant_channels(call: Call, axis: int) -> bool:
+    """Whether the call has an array among its arguments with a value per channel."""
+    leaves = tree.flatten((call.args, dict(call.kwargs)))
+    shapes = [getattr(leaf, "shape", ()) for leaf in leaves if not isinstance(leaf, Value)]
+    return any(len(shape) >= -axis and shape[axis] != 1 for shape in shapes)
+
+
+def _can_flatten(layout: Layout, value: Value) -> bool:
+    static = None not in value.shape[1:]
+    return static and len(layout.blocks) == 1 and layout.blocks[0].positions == 1
+
+
+def _flattened(layout: Layout, value: Value) -> Layout:
+    sizes = [size or 0 for axis, size in enumerate(value.shape) if axis not in (0, layout.axis)]
+    return Layout(1, (Block(math.prod(sizes), layout.blocks[0].segments),))
 
 
 def channel_axis(unit: Unit, value: Value) -> int:

@@ -11,14 +11,18 @@ import numpy as np
 
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.layouts import Layout
-from keras_branch_prune.linear import LinearSpec
+from keras_branch_prune.linear_rules import EmbeddingMap, LinearMap, LinearRule
+from keras_branch_prune.operation_rules import operation_rules
 from keras_branch_prune.rule_kinds import (
     Barrier,
     Channelwise,
     Concatenation,
+    Depthwise,
     Elementwise,
     Flattening,
-    LinearMap,
+    GroupNorm,
+    Permutation,
+    Reshaping,
     Rule,
     channel_axis,
 )
@@ -37,6 +41,17 @@ def _elementwise_activation(unit: Unit, value: Value, layout: Layout) -> bool:
     return isinstance(activation, str) and activation in _ELEMENTWISE_ACTIVATIONS
 
 
+def _only_channel_axis(unit: Unit, value: Value, layout: Layout) -> bool:
+    """Whether a normalization works along the channels and nothing else."""
+    axis = unit.config["axis"]
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    return [a % len(value.shape) for a in axes] == [layout.axis]
+
+
+def _scalar_scale(unit: Unit, value: Value, layout: Layout) -> bool:
+    return np.ndim(unit.config["scale"]) == np.ndim(unit.config["offset"]) == 0
+
+
 def _plain_noise_shape(unit: Unit, value: Value, layout: Layout) -> bool:
     return unit.config.get("noise_shape") is None
 
@@ -53,20 +68,22 @@ _ELEMENTWISE_ACTIVATIONS = frozenset(
 
 
 _layers = keras.layers
-_conv = LinearMap(LinearSpec("filters", input_axis=-2, output_axis=-1))
-_conv_transpose = LinearMap(LinearSpec("filters", input_axis=-1, output_axis=-2))
+_conv = LinearMap("filters", input_axis=-2, output_axis=-1)
+_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2)
 _elementwise = Channelwise()
 _spatial = Channelwise(_data_format_axis)
 _global_pooling = Channelwise(_data_format_axis, drops_positions=True)
 _softmax = Barrier("mixes the channels")
-_moves_channels = Barrier("may move channels to another axis")
+_along_channels = Channelwise(_only_channel_axis)
+_permutation = Permutation(lambda unit, rank: (0, *unit.config["dims"]))
 
 _RULES: dict[type, Rule] = {
-    _layers.Dense: LinearMap(LinearSpec("units", input_axis=0, output_axis=1), spatial=False),
+    _layers.Dense: LinearMap("units", input_axis=0, output_axis=1, spatial=False),
     **dict.fromkeys([_layers.Conv1D, _layers.Conv2D, _layers.Conv3D], _conv),
     **dict.fromkeys(
         [_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose], _conv_transpose
     ),
+    _layers.Embedding: EmbeddingMap(),
     _layers.BatchNormalization: Channelwise(_config_axis),
     _layers.Activation: Channelwise(
         _elementwise_activation, otherwise="may mix channels: its activation is not elementwise"
@@ -134,9 +151,19 @@ _RULES: dict[type, Rule] = {
     _layers.Concatenate: Concatenation(),
     _layers.Flatten: Flattening(),
     _layers.Softmax: _softmax,
-    _layers.Reshape: _moves_channels,
-    _layers.Permute: _moves_channels,
+    _layers.Reshape: Reshaping(),
+    _layers.Permute: _permutation,
+    _layers.DepthwiseConv1D: Depthwise(),
+    _layers.DepthwiseConv2D: Depthwise(),
+    _layers.LayerNormalization: _along_channels,
+    _layers.RMSNormalization: _along_channels,
+    _layers.UnitNormalization: _along_channels,
+    _layers.GroupNormalization: GroupNorm(),
+    _layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),
+    _layers.Resizing: _spatial,
 }
+
+_RULES.update(operation_rules())
 
 
 def rule_for(unit: Unit) -> Rule:
@@ -164,6 +191,5 @@ def register_rule(cls: type, rule: Rule) -> None:
 def output_kernel(unit: Unit) -> np.ndarray:
     """Returns the kernel of a linear unit as a matrix `(everything else, output channels)`."""
     rule = rule_for(unit)
-    assert isinstance(rule, LinearMap)
-    kernel = np.moveaxis(unit.arrays()[0], rule.spec.output_axis, -1)
-    return kernel.reshape(-1, kernel.shape[-1])
+    assert isinstance(rule, LinearRule)
+    return rule.output_kernel(unit)

@@ -27,7 +27,15 @@ def random(producers: Sequence[Unit], rng: np.random.Generator) -> np.ndarray:
 SALIENCIES: dict[str, Saliency] = {"l1": l1, "random": random}
 
 
-def kept_channels(scores: np.ndarray, width: int) -> tuple[int, ...]:
-    """Returns the indices of the `width` highest scores, ascending; the earlier wins a tie."""
-    order = np.argsort(-scores, kind="stable")
-    return tuple(sorted(int(index) for index in order[:width]))
+def kept_channels(scores: np.ndarray, width: int, partitions: int = 1) -> tuple[int, ...]:
+    """Returns the indices of the highest scores, ascending; the earlier wins a tie.
+
+    Args:
+        scores: One score per channel.
+        width: Number of channels to keep, a multiple of `partitions`.
+        partitions: Number of equal runs of channels that keep the same number each.
+    """
+    runs = np.argsort(-scores.reshape(partitions, -1), axis=1, kind="stable")
+    starts = np.arange(partitions)[:, None] * runs.shape[1]
+    kept = runs[:, : width // partitions] + starts
+    return tuple(sorted(kept.ravel().tolist()))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_branch_prune.equivalence import random_inputs, relative_error
 
@@ -161,6 +161,63 @@ def channels_first() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
+def depthwise() -> keras.Model:
+    x = inputs = _images()
+    x = layers.Conv2D(6, 3, padding="same", name="expand")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu6", name="depthwise")(x)
+    x = layers.Conv2D(4, 1, name="project")(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="doubled")(x)
+    x = layers.SeparableConv2D(6, 3, padding="same", activation="relu", name="separable")(x)
+    x = layers.SeparableConv2D(5, 3, depth_multiplier=3, use_bias=False, name="tripled")(x)
+    x = layers.DepthwiseConv2D(2, depth_multiplier=2, name="last")(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
+def separable1d() -> keras.Model:
+    x = inputs = keras.Input((12, 3))
+    x = layers.SeparableConv1D(6, 3, strides=2, padding="same", name="separable")(x)
+    x = layers.DepthwiseConv1D(3, name="depthwise")(layers.ReLU()(x))
+    return keras.Model(inputs, layers.SeparableConv1D(2, 3, name="head", activation="tanh")(x))
+
+
+def grouped() -> keras.Model:
+    """Grouped convolutions after each other, beside plain ones, and normalized in groups."""
+    inputs = _images()
+    x = layers.Conv2D(12, 1, name="widen")(inputs)
+    x = layers.GroupNormalization(3)(x)
+    y = layers.Conv2D(8, 3, groups=4, padding="same", name="grouped", activation="relu")(x)
+    z = layers.Conv2D(12, 3, groups=2, padding="same", use_bias=False, name="pairs")(x)
+    y = layers.Conv2D(12, 1, name="plain")(layers.GroupNormalization(-1)(y))
+    x = layers.Add()([x, layers.Add()([y, z])])
+    x = layers.GlobalAveragePooling2D()(layers.UnitNormalization()(x))
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def operators() -> keras.Model:
+    """Python operators and `keras.ops` between the layers."""
+    inputs = _images()
+    x = layers.Conv2D(6, 3, padding="same", name="conv1")(inputs)
+    y = layers.Conv2D(6, 1, name="conv2")(ops.relu(x) * 0.5 + 1.0)
+    x = ops.maximum(x - y, ops.clip(y, -1.0, 1.0)) / 2.0
+    squeezed = ops.mean(x, axis=(1, 2))
+    gate = layers.Dense(6, name="gate")(ops.silu(layers.Dense(4, name="squeeze")(squeezed)))
+    x = x * layers.Reshape((1, 1, 6))(ops.sigmoid(gate))
+    x = ops.transpose(x, (0, 2, 1, 3))
+    x = ops.reshape(x, (-1, 64, 6))
+    x = layers.Permute((2, 1))(layers.Rescaling(0.5)(x))
+    x = ops.max(x, axis=2)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
+
+
+def tokens() -> keras.Model:
+    inputs = keras.Input((5,), dtype="int32", name="tokens")
+    x = layers.Embedding(7, 8, name="table")(inputs)
+    y = layers.Dense(12, activation="gelu", name="wide")(layers.LayerNormalization()(x))
+    x = x + layers.Dense(8, name="narrow")(y)
+    x = layers.Reshape((40,))(layers.RMSNormalization()(x))
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
 def barriers() -> keras.Model:
     """Every kind of layer that stops the pruning, with one group left that can be pruned."""
     inputs = _images()
@@ -168,9 +225,8 @@ def barriers() -> keras.Model:
     x = layers.Conv2D(6, 3, padding="same", name="free")(x)
     x = layers.Conv2D(8, 3, padding="same", name="reshaped")(layers.ReLU()(x))
     x = layers.Reshape((8, 64))(x)
-    x = layers.Dense(5, name="permuted")(x)
-    x = layers.Permute((2, 1))(x)
-    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+    x = layers.LSTM(5, name="recurrent")(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
 BUILDERS: dict[str, Callable[[], keras.Model]] = {
@@ -190,6 +246,11 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
         sequential,
         shared_dense,
         channels_first,
+        depthwise,
+        separable1d,
+        grouped,
+        operators,
+        tokens,
         barriers,
     )
 }

@@ -13,7 +13,16 @@ import keras_branch_prune
 PACKAGE = Path(keras_branch_prune.__file__).parent
 ORDER = (
     *("tables", "archive", "untrusted", "files", "graph", "canonical", "equivalence"),
-    *("layouts", "linear", "rule_kinds", "rules", "groups", "explain"),
+    *(
+        "layouts",
+        "linear",
+        "rule_kinds",
+        "linear_rules",
+        "operation_rules",
+        "rules",
+        "groups",
+        "explain",
+    ),
     *("saliency", "layers", "plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *("costs", "fold", "verify", "export", "worker", "benchmark_result", "benchmark"),

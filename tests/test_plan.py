@@ -14,9 +14,9 @@ from keras_branch_prune.plan import round_width
 @pytest.mark.parametrize(
     ("width", "channels", "round_to", "expected"),
     [
-        (64 * 0.34375, 64, None, 22),
-        (0.2, 10, None, 1),
-        (2.5, 10, None, 3),
+        (64 * 0.34375, 64, 1, 22),
+        (0.2, 10, 1, 1),
+        (2.5, 10, 1, 3),
         (22, 64, 16, 16),
         (44, 128, 16, 48),
         (88, 256, 16, 80),

@@ -1,0 +1,161 @@
+"""The rules of layers that mix channels linearly: consumers of one group, producers of another."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.layouts import Kept, Layout
+from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
+from keras_branch_prune.rule_kinds import Layouts, Tracker, channel_axis, described
+
+Expands = Mapping[str, ChannelMatrices]
+"""Role of an input → the map k → C that stands before it."""
+
+
+class LinearRule(abc.ABC):
+    """A layer whose output is linear in one kernel, and which reads its inputs through kernels.
+
+    What happens in between need not be linear (attention): only what is multiplied into must be.
+    """
+
+    @abc.abstractmethod
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ends the inputs' groups at this consumer and begins the producer's."""
+
+    @abc.abstractmethod
+    def inputs(self, call: Call) -> dict[str, Value]:
+        """Returns the tensors that are read through kernels, by role."""
+
+    @abc.abstractmethod
+    def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
+        """Returns `reduce ∘ unit ∘ expands` as one layer; in float64, rounded once."""
+
+    @abc.abstractmethod
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the kernel that makes the output, as `(everything else, output channels)`."""
+
+    def has_bias(self, unit: Unit) -> bool:
+        """Whether a bias is added to the output channels."""
+        return bool(unit.config["use_bias"])
+
+    def output_groups(self, unit: Unit) -> int:
+        """Returns the number of runs of output channels that must not be mixed."""
+        return 1
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Never called: a linear layer is narrowed by `multiply`."""
+        raise AssertionError(f"{described(unit)} is linear and not part of a region")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMap(LinearRule):
+    """Dense layers and convolutions, grouped ones too: a kernel and perhaps a bias.
+
+    Args:
+        width_key: Config key of the number of output channels.
+        input_axis: Axis of the input channels in the kernel.
+        output_axis: Axis of the output channels in the kernel.
+        spatial: Whether the channel axis is given by `data_format`; else it is the last axis.
+    """
+
+    width_key: str
+    input_axis: int
+    output_axis: int
+    spatial: bool = True
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ends the input's groups at this consumer and begins the producer's."""
+        unit, (layout,), (output,) = call.unit, layouts, call.outputs
+        if len(unit.weights) != 1 + self.has_bias(unit):
+            tracker.fix(layout, f"{described(unit)} has more weights than a kernel and a bias")
+            return None
+        axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
+        layout = self._readable(unit, layout, axis, tracker)
+        groups = self.output_groups(unit)
+        tracker.tie_calls(unit, "input", layout)
+        tracker.consume(call.inputs[0], unit, "input", groups)
+        produced = tracker.produce(unit, axis, unit.config[self.width_key])
+        if groups > 1:
+            tracker.partition(produced, groups)
+            if layout is not None:
+                tracker.partition(layout, groups)
+        return produced
+
+    def _readable(
+        self, unit: Unit, layout: Layout | None, axis: int, tracker: Tracker
+    ) -> Layout | None:
+        """Returns the layout if its channels can be followed into the layer, else fixes it."""
+        reason = None
+        if layout is not None and layout.axis != axis:
+            reason = "reads another axis than the channels"
+        elif layout is not None and self.output_groups(unit) > 1 and not layout.single_segment():
+            reason = "is a grouped convolution of several groups of channels"
+        if reason is None:
+            return layout
+        tracker.fix(layout, f"{described(unit)} {reason}")
+        return None
+
+    def inputs(self, call: Call) -> dict[str, Value]:
+        """Returns the one input."""
+        return {"input": call.inputs[0]}
+
+    def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
+        """Returns `reduce ∘ unit ∘ expand` as one layer."""
+        kernel, *biases = unit.arrays()
+        groups = self.output_groups(unit)
+        product = expand_kernel(
+            kernel.astype(np.float64), self.input_axis, expands.get("input"), groups
+        )
+        product = reduce_kernel(product, self.output_axis, reduce)
+        biases = [reduce_bias(bias.astype(np.float64), reduce) for bias in biases]
+        weights = tuple(array.astype(kernel.dtype) for array in (product, *biases))
+        width = product.shape[self.output_axis]
+        return unit.replace(config={self.width_key: width}, weights=weights)
+
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the kernel as `(everything else, output channels)`."""
+        return _as_matrix(unit.arrays()[0], self.output_axis)
+
+    def output_groups(self, unit: Unit) -> int:
+        """Returns the number of groups of the convolution."""
+        return int(unit.config.get("groups", 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingMap(LinearRule):
+    """Embedding: reads integers, produces the channels of its table."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Begins the group of the embedding's width."""
+        if len(call.unit.weights) != 1:
+            return None
+        axis = len(call.outputs[0].shape) - 1
+        return tracker.produce(call.unit, axis, call.unit.config["output_dim"])
+
+    def inputs(self, call: Call) -> dict[str, Value]:
+        """Returns nothing: integers are not channels."""
+        return {}
+
+    def has_bias(self, unit: Unit) -> bool:
+        """An embedding has no bias."""
+        return False
+
+    def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
+        """Returns the embedding with its table mapped."""
+        (table,) = unit.arrays()
+        product = reduce_kernel(table.astype(np.float64), -1, reduce).astype(table.dtype)
+        return unit.replace(config={"output_dim": product.shape[-1]}, weights=(product,))
+
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the table `(tokens, channels)`."""
+        return unit.arrays()[0]
+
+
+def _as_matrix(kernel: np.ndarray, axis: int) -> np.ndarray:
+    kernel = np.moveaxis(kernel, axis, -1)
+    return kernel.reshape(-1, kernel.shape[-1])
