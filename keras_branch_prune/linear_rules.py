@@ -125,6 +125,10 @@ class LinearMap(LinearRule):
         """Returns the number of groups of the convolution."""
         return int(unit.config.get("groups", 1))
 
+    def is_depthwise(self, unit: Unit) -> bool:
+        """Whether every group of the convolution reads a single channel."""
+        return self.output_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
+
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingMap(LinearRule):

@@ -241,6 +241,29 @@ class Depthwise:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupedDepthwise:
+    """A grouped convolution with one input channel per group, which is a depthwise one."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Returns the layout with every channel repeated."""
+        (layout,), config = layouts, call.unit.config
+        if layout is None:
+            return None
+        if layout.axis != channel_axis(call.unit, call.inputs[0]):
+            tracker.fix(layout, f"{described(call.unit)} works along another axis")
+            return None
+        tracker.tie_calls(call.unit, "input", layout)
+        return layout.repeated(config["filters"] // config["groups"])
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Takes the kernels and biases of the kept channels, which are along the last axis."""
+        groups = len(layout.kept(kept))
+        outputs = layout.repeated(unit.config["filters"] // unit.config["groups"]).kept(kept)
+        weights = tuple(array.take(outputs, axis=-1) for array in unit.arrays())
+        return unit.replace(config={"groups": groups, "filters": len(outputs)}, weights=weights)
+
+
+@dataclasses.dataclass(frozen=True)
 class GroupNorm:
     """Normalization over groups of channels: every group keeps the same number of channels."""
 

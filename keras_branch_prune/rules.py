@@ -20,6 +20,7 @@ from keras_branch_prune.rule_kinds import (
     Depthwise,
     Elementwise,
     Flattening,
+    GroupedDepthwise,
     GroupNorm,
     Permutation,
     Reshaping,
@@ -52,8 +53,9 @@ def _scalar_scale(unit: Unit, value: Value, layout: Layout) -> bool:
     return np.ndim(unit.config["scale"]) == np.ndim(unit.config["offset"]) == 0
 
 
-def _plain_noise_shape(unit: Unit, value: Value, layout: Layout) -> bool:
-    return unit.config.get("noise_shape") is None
+def _noise_alike_for_channels(unit: Unit, value: Value, layout: Layout) -> bool:
+    noise_shape = unit.config.get("noise_shape")
+    return noise_shape is None or noise_shape[layout.axis] in (None, 1)
 
 
 _ELEMENTWISE_ACTIVATIONS = frozenset(
@@ -102,7 +104,9 @@ _RULES: dict[type, Rule] = {
         ],
         _elementwise,
     ),
-    _layers.Dropout: Channelwise(_plain_noise_shape, otherwise="has a noise_shape of its own"),
+    _layers.Dropout: Channelwise(
+        _noise_alike_for_channels, otherwise="has a noise_shape of its own"
+    ),
     **dict.fromkeys(
         [
             _layers.MaxPooling1D,
@@ -168,7 +172,10 @@ _RULES.update(operation_rules())
 
 def rule_for(unit: Unit) -> Rule:
     """Returns the rule of the unit's exact class; a class without one is a barrier."""
-    return _RULES.get(unit.cls, Barrier())
+    rule = _RULES.get(unit.cls, Barrier())
+    if isinstance(rule, LinearMap) and rule.is_depthwise(unit):
+        return GroupedDepthwise()
+    return rule
 
 
 def register_rule(cls: type, rule: Rule) -> None:

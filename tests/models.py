@@ -189,6 +189,7 @@ def grouped() -> keras.Model:
     z = layers.Conv2D(12, 3, groups=2, padding="same", use_bias=False, name="pairs")(x)
     y = layers.Conv2D(12, 1, name="plain")(layers.GroupNormalization(-1)(y))
     x = layers.Add()([x, layers.Add()([y, z])])
+    x = layers.Conv2D(24, 3, groups=12, padding="same", name="depthwise")(x)
     x = layers.GlobalAveragePooling2D()(layers.UnitNormalization()(x))
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
@@ -269,7 +270,7 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
             continue
         fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 4.0
         value = rng.normal(size=weight.shape) / np.sqrt(fan_in)
-        positive = weight.name in ("moving_variance", "gamma")
+        positive = weight.name in ("moving_variance", "variance", "gamma")
         weight.assign(np.abs(value) + 0.5 if positive else value)
     return model
 

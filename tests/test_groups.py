@@ -81,7 +81,6 @@ def model_with(layer, channels=4):
     ("layer", "reason"),
     [
         (Unknown(name="mystery"), r"'mystery' \(Unknown\) has no rule"),
-        (layers.Conv2D(4, 3, groups=4, name="grouped"), "is used in groups of one channel"),
         (layers.LayerNormalization((1, 2, 3), name="norm"), "'norm' .* along another axis"),
         (layers.Rescaling([1.0, 2.0, 3.0, 4.0], name="scale"), "'scale' .* for every channel"),
         (layers.Softmax(name="softmax"), "'softmax' .* mixes the channels"),
