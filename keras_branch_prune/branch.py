@@ -154,7 +154,7 @@ class _Brancher:
         name = f"{call.unit.name}__reduce"
 
         def make() -> Unit:
-            maps = self._selections(layout, rule.output_groups(call.unit))
+            maps = layout.selections(self._kept, rule.output_groups(call.unit))
             bias = [np.zeros(sum(m.shape[0] for _, m in maps))] if rule.has_bias(call.unit) else []
             return _channel_map(name, call, layout.axis, [(p, m.T) for p, m in maps], bias)
 
@@ -167,18 +167,9 @@ class _Brancher:
         return self._once(
             (name, leaving),
             lambda: _channel_map(
-                name, call, layout.axis, self._selections(layout, leaving.groups), []
+                name, call, layout.axis, layout.selections(self._kept, leaving.groups), []
             ),
         )
-
-    def _selections(self, layout: Layout, groups: int) -> list[tuple[int, np.ndarray]]:
-        """Returns `(positions, selection of kept channels (k, C))` per block of a channel map."""
-        if groups == 1:
-            return [(b.positions, np.eye(b.channels)[b.kept(self._kept)]) for b in layout.blocks]
-        (block,) = layout.blocks
-        size = block.channels // groups
-        runs = np.split(block.kept(self._kept), groups)
-        return [(1, np.eye(size)[run - start * size]) for start, run in enumerate(runs)]
 
     def _blend(self, call: Call, value: Value, track: _Track) -> Any:
         """Returns what a linear layer reads: both branches blended, or the one there is."""

@@ -1,8 +1,9 @@
 """The canonical form: any functional Keras model as one flat graph of operations, held as data.
 
-Nested models and Sequentials are inlined (`outer__inner` names), separable convolutions and fused
-activations are split, so that the rest of the package sees one simple form. The user's model is
-neither changed nor copied: a `Unit` refers to the variables of the layer it was read from.
+Nested models and Sequentials are inlined (`outer__inner` names), separable convolutions, multi-head
+attention and fused activations are split, so that the rest of the package sees one simple form.
+The user's model is neither changed nor copied: a `Unit` refers to the variables of the layer it was
+read from.
 
 This is the only module that touches Keras' private graph attributes.
 """
@@ -17,12 +18,14 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_branch_prune.attention import fuse_attention, split_attention
 from keras_branch_prune.graph import Call, Graph, Unit, Value, pack, replace_units, unique_name
 
 ACTIVATION_SUFFIX = "__activation"
 
 _FUSED_ACTIVATION_LAYERS = (
     keras.layers.Dense,
+    keras.layers.EinsumDense,
     keras.layers.Conv1D,
     keras.layers.Conv2D,
     keras.layers.Conv3D,
@@ -65,7 +68,8 @@ def canonical(model: keras.Model) -> Graph:
         calls=tuple(reader.calls),
     )
     graph = _keep_output_names(graph, function.output_names)
-    return _split_activations(_split_separable(graph))
+    graph = _split_separable(split_attention(_unwrap_dense(graph)))
+    return _split_activations(graph)
 
 
 class _Reader:
@@ -216,6 +220,28 @@ def _keep_output_names(graph: Graph, names: Sequence[str]) -> Graph:
     return replace_units(graph, renamed)
 
 
+def _unwrap_dense(graph: Graph) -> Graph:
+    """Replaces `TimeDistributed(Dense)` by the `Dense`, which does the same at every step."""
+    wrapping = (c.unit for c in graph.calls if c.unit.cls is keras.layers.TimeDistributed)
+    units = {unit: _unwrapped(unit) for unit in wrapping if _wraps_dense(unit)}
+    calls = (
+        dataclasses.replace(call, args=call.inputs, kwargs={}) if call.unit in units else call
+        for call in graph.calls
+    )
+    return replace_units(dataclasses.replace(graph, calls=tuple(calls)), units)
+
+
+def _unwrapped(unit: Unit) -> Unit:
+    config = {**unit.config["layer"]["config"], "name": unit.name}
+    return dataclasses.replace(unit, cls=keras.layers.Dense, config=config)
+
+
+def _wraps_dense(unit: Unit) -> bool:
+    layer = unit.config["layer"]
+    trainable = unit.config["trainable"] == layer["config"].get("trainable")
+    return layer["module"] == "keras.layers" and layer["class_name"] == "Dense" and trainable
+
+
 def _split_separable(graph: Graph) -> Graph:
     """Splits separable convolutions into a depthwise and a pointwise one."""
     parts: dict[Unit, tuple[Unit, Unit]] = {}
@@ -291,6 +317,11 @@ def _split_activation(unit: Unit) -> tuple[Unit, Unit]:
     config = {key: unit.config[key] for key in ("activation", "dtype")}
     activation = Unit(name, keras.layers.Activation, {**config, "name": name})
     return unit.replace(config={"activation": "linear"}), activation
+
+
+def fuse(graph: Graph) -> Graph:
+    """Puts split attention and activations back: stock layers, as in the user's model."""
+    return fuse_activations(fuse_attention(graph))
 
 
 def fuse_activations(graph: Graph) -> Graph:

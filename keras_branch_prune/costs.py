@@ -21,6 +21,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_branch_prune.attention_layers import HeadAttention, HeadProjection
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model
 from keras_branch_prune.layers import ChannelMap
@@ -92,6 +93,21 @@ def model_costs(model: keras.Model, input_shape: InputShape | None = None) -> Co
     graph = canonical(model)
     if input_shape is not None:
         graph = _with_input_shape(graph, input_shape)
+    return dataclasses.replace(graph_costs(graph), parameters=parameters)
+
+
+def graph_parameters(graph: Graph) -> int:
+    """Returns the number of weights of a canonical graph, shared ones once."""
+    weights = {id(weight): weight for call in graph.calls for weight in call.unit.weights}
+    return sum(map(_size, weights.values()))
+
+
+def graph_costs(graph: Graph) -> Costs:
+    """Returns the costs of a canonical graph, layer by layer.
+
+    Raises:
+        ValueError: If a dimension that matters is open.
+    """
     macs: dict[str, int] = {}
     uncounted: dict[str, None] = {}
     for call in graph.calls:
@@ -100,7 +116,7 @@ def model_costs(model: keras.Model, input_shape: InputShape | None = None) -> Co
             uncounted[call.unit.name] = None
         elif count:
             macs[call.unit.name] = macs.get(call.unit.name, 0) + count
-    return Costs(parameters, sum(macs.values()), macs, tuple(uncounted))
+    return Costs(graph_parameters(graph), sum(macs.values()), macs, tuple(uncounted))
 
 
 def layer_macs(call: Call) -> int | None:
@@ -197,6 +213,13 @@ def _multi_head_attention(call: Call) -> int | None:
     return projections + lengths[0] * lengths[1] * heads * (key_dim + value_dim)
 
 
+def _head_attention(call: Call) -> int:
+    _, query, key = call.args
+    pairs = _positions(call, query, query.shape[1:2]) * _positions(call, key, key.shape[1:2])
+    sizes = call.unit.config["key_dim"] + call.unit.config["value_dim"]
+    return pairs * int(call.unit.config["num_heads"]) * sizes
+
+
 def _channel_map(call: Call) -> int:
     (output,) = call.outputs
     axis = call.unit.config["axis"] % len(output.shape)
@@ -219,6 +242,8 @@ _MACS: dict[type, Callable[[Call], int | None]] = {
     layers.Conv2DTranspose: _transposed_convolution,
     layers.Conv3DTranspose: _transposed_convolution,
     layers.MultiHeadAttention: _multi_head_attention,
+    HeadProjection: _dense,
+    HeadAttention: _head_attention,
     ChannelMap: _channel_map,
     # A matrix among the weights, but nothing that is counted.
     layers.Embedding: _none,

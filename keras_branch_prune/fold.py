@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_branch_prune.attention import fuse_attention
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import (
     Call,
@@ -64,7 +65,8 @@ def inference_form(model: keras.Model) -> keras.Model:
         TypeError: If `model` is not a Keras model.
         ValueError: If it is not built, has no functional graph, or contains a quantized layer.
     """
-    return build_model(fold_batch_normalization(remove_training_only(canonical(model))))
+    graph = fuse_attention(canonical(model))
+    return build_model(fold_batch_normalization(remove_training_only(graph)))
 
 
 def remove_training_only(graph: Graph) -> Graph:

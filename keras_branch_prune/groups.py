@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from keras_branch_prune.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph import Graph, Unit, Value
 from keras_branch_prune.layouts import Layout
-from keras_branch_prune.rule_kinds import Layouts
+from keras_branch_prune.rule_kinds import Elementwise
 from keras_branch_prune.rules import rule_for
+from keras_branch_prune.tracker import ChannelRun, ChannelTracker, DisjointSets
+
+_MAX_PASSES = 64
+_GATES = frozenset({"Multiply", "Divide", "TrueDivide"})
+"""Names of elementwise merges that scale a tensor rather than continue it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +24,18 @@ class ChannelGroup:
     """Channels that share one width.
 
     Args:
-        name: Name of the group's first producer.
+        name: Name of the group's first producer, with the range of its channels, such as
+            `conv[0:22]`, if others of its channels belong to other groups.
         channels: Number of channels.
         producers: Names of the linear layers that produce these channels.
         consumers: Names of the linear layers that consume them.
         reason: Why the group cannot be pruned, or `None` if it can.
         partitions: Number of equal runs of channels that must keep the same number of channels
             each (more than 1 for grouped convolutions).
+        parts: Which channels of the producers these are, such as `("a", "conv[0:22]")`, where they
+            are not all of each producer's; else empty.
+        residual: Whether several layers produce these channels and a sum or another elementwise
+            merge joins them, as in a residual stream. Gates (products) do not count.
     """
 
     name: str
@@ -33,11 +44,18 @@ class ChannelGroup:
     consumers: tuple[str, ...]
     reason: str | None = None
     partitions: int = 1
+    parts: tuple[str, ...] = ()
+    residual: bool = False
 
     @property
     def prunable(self) -> bool:
         """Whether the group may be narrowed."""
         return self.reason is None
+
+    @property
+    def floor(self) -> int:
+        """The smallest width that the group can have."""
+        return self.partitions if self.prunable else self.channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,67 +78,122 @@ class Analysis:
     Args:
         graph: The canonical graph.
         groups: All channel groups, in the order of their first producers.
-        producers: Group name → the units that produce it.
+        producers: Group name → the runs of channels that it consists of, all of the same length.
         layouts: The layout of every tensor whose channels are tracked.
         exits: Every tensor that a linear layer consumes → its exit.
     """
 
     graph: Graph
     groups: tuple[ChannelGroup, ...]
-    producers: Mapping[str, tuple[Unit, ...]]
+    producers: Mapping[str, tuple[ChannelRun, ...]]
     layouts: Mapping[Value, Layout]
     exits: Mapping[Value, Exit]
 
 
 def analyse(graph: Graph) -> Analysis:
-    """Returns the channel groups of a canonical graph."""
-    tracker = _Tracker()
-    layouts: dict[Value, Layout | None] = dict.fromkeys(graph.input_values)
-    for call in graph.calls:
-        outputs = _trace(call, [layouts[value] for value in call.inputs], tracker)
-        layouts.update(zip(call.outputs, outputs, strict=True))
-    for value in graph.output_values:
-        tracker.fix(layouts[value], "is a model output")
+    """Returns the channel groups of a canonical graph.
+
+    Where tensors are joined whose groups end at different channels, groups are cut; as that can
+    make other cuts necessary, the graph is traced again until there are no new ones.
+    """
+    cuts: dict[str, set[int]] = {}
+    for number in range(_MAX_PASSES):
+        tracker = ChannelTracker(cuts, refine=number < _MAX_PASSES - 1)
+        layouts = _trace_all(graph, tracker)
+        new = tracker.new_cuts()
+        if not new:
+            break
+        cuts = {name: cuts.get(name, set()) | new.get(name, set()) for name in {**cuts, **new}}
     return _freeze(graph, {v: layout for v, layout in layouts.items() if layout}, tracker)
 
 
-def _trace(call: Call, layouts: Layouts, tracker: _Tracker) -> list[Layout | None]:
-    layout = rule_for(call.unit).trace(call, layouts, tracker)
-    return [layout] + [None] * (len(call.outputs) - 1)
+def _trace_all(graph: Graph, tracker: ChannelTracker) -> dict[Value, Layout | None]:
+    layouts: dict[Value, Layout | None] = dict.fromkeys(graph.input_values)
+    for call in graph.calls:
+        inputs = [layouts[value] for value in call.inputs]
+        layout = rule_for(call.unit).trace(call, inputs, tracker)
+        layouts.update(dict.fromkeys(call.outputs))
+        layouts[call.outputs[0]] = layout
+    for value in graph.output_values:
+        tracker.fix(layouts[value], "is a model output")
+    return layouts
 
 
-def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: _Tracker) -> Analysis:
-    names = {name: tracker.sets.find(name) for name in tracker.channels}
+def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:
+    names = _group_names(tracker)
     layouts = {value: layout.relabelled(names) for value, layout in layouts.items()}
-    producers: dict[str, list[Unit]] = {}
-    for unit in tracker.producers:
-        producers.setdefault(names[unit.name], []).append(unit)
-    consumers: dict[str, list[str]] = {name: [] for name in producers}
+    parts: dict[str, list[str]] = {}
+    for label, run in tracker.runs.items():
+        if run.unit is not None:
+            parts.setdefault(names[label], []).append(label)
+    consumers: dict[str, list[str]] = {name: [] for name in parts}
     for value, unit, _, _ in tracker.consumers:
-        for name in layouts[value].groups() & producers.keys() if value in layouts else ():
+        for name in layouts[value].groups() & parts.keys() if value in layouts else ():
             consumers[name].append(unit.name)
-    reasons: dict[str, str] = {}
-    for name, reason in tracker.reasons:
-        reasons.setdefault(names[name], reason)
-    partitions = dict.fromkeys(producers, 1)
-    for name, parts in tracker.partitions:
-        root = names[name]
-        partitions[root] = math.lcm(partitions.get(root, 1), parts)
-        if partitions[root] >= tracker.channels[root]:
-            reasons.setdefault(root, "is used in groups of one channel")
+    partitions = _partitions(names, tracker)
+    reasons = _reasons(names, partitions, tracker)
+    summed = _joined_by_sums(graph, layouts)
     groups = tuple(
         ChannelGroup(
             name=name,
-            channels=tracker.channels[name],
-            producers=tuple(unit.name for unit in units),
+            channels=tracker.runs[name].channels,
+            producers=(producers := _sources(labels, tracker)),
             consumers=tuple(dict.fromkeys(consumers[name])),
             reason=reasons.get(name),
-            partitions=partitions[name],
+            partitions=partitions.get(name, 1),
+            parts=() if producers == tuple(labels) else tuple(labels),
+            residual=len(labels) > 1 and name in summed,
         )
-        for name, units in producers.items()
+        for name, labels in parts.items()
     )
-    frozen_producers = {name: tuple(units) for name, units in producers.items()}
-    return Analysis(graph, groups, frozen_producers, layouts, _exits(tracker.consumers))
+    runs = {name: tuple(tracker.runs[label] for label in labels) for name, labels in parts.items()}
+    return Analysis(graph, groups, runs, layouts, _exits(tracker.consumers))
+
+
+def _group_names(tracker: ChannelTracker) -> dict[str, str]:
+    """Returns for every run the name of its group: its first run that a layer produces."""
+    firsts: dict[str, str] = {}
+    for label, run in tracker.runs.items():
+        if run.unit is not None:
+            firsts.setdefault(tracker.sets.find(label), label)
+    roots = {label: tracker.sets.find(label) for label in tracker.runs}
+    return {label: firsts.get(root, root) for label, root in roots.items()}
+
+
+def _sources(labels: list[str], tracker: ChannelTracker) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tracker.runs[label].source for label in labels))
+
+
+def _partitions(names: Mapping[str, str], tracker: ChannelTracker) -> dict[str, int]:
+    partitions: dict[str, int] = {}
+    for label, number in tracker.partitions:
+        name = names[label]
+        partitions[name] = math.lcm(partitions.get(name, 1), number)
+    return partitions
+
+
+def _reasons(
+    names: Mapping[str, str], partitions: Mapping[str, int], tracker: ChannelTracker
+) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for label, reason in tracker.reasons:
+        reasons.setdefault(names[label], reason)
+    for name, number in partitions.items():
+        if number >= tracker.runs[name].channels:
+            reasons.setdefault(name, "is used in groups of one channel")
+    return reasons
+
+
+def _joined_by_sums(graph: Graph, layouts: Mapping[Value, Layout]) -> set[str]:
+    """Returns the groups that an elementwise merge other than a gate joins."""
+    found: set[str] = set()
+    for call in graph.calls:
+        is_merge = isinstance(rule_for(call.unit), Elementwise)
+        if is_merge and call.unit.cls.__name__ not in _GATES:
+            inputs = [layouts[v].groups() for v in set(call.inputs) if v in layouts]
+            pairs = itertools.combinations(inputs, 2)
+            found.update(*(one & other for one, other in pairs))
+    return found
 
 
 def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
@@ -132,102 +205,9 @@ def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
         sets.unite(value, (unit, role))
     names: dict[Any, str] = {}
     groups: dict[Any, int] = {}
-    for value, unit, _, parts in consumers:
+    for value, unit, role, parts in consumers:
         root = sets.find(value)
-        names.setdefault(root, unit.name)
+        names.setdefault(root, unit.name if role == "input" else f"{unit.name}__{role}")
         groups[root] = math.lcm(groups.get(root, 1), parts)
     roots = {value: sets.find(value) for value, _, _, _ in consumers}
     return {value: Exit(names[root], groups[root]) for value, root in roots.items()}
-
-
-class DisjointSets:
-    """Disjoint sets; the item added first represents its set."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Any, Any] = {}
-        self._order: dict[Any, int] = {}
-
-    def add(self, item: Any) -> None:
-        """Adds `item` as a set of its own, if it is new."""
-        if item not in self._parent:
-            self._parent[item] = item
-            self._order[item] = len(self._order)
-
-    def find(self, item: Any) -> Any:
-        """Returns the representative of the item's set."""
-        while self._parent[item] != item:
-            self._parent[item] = self._parent[self._parent[item]]
-            item = self._parent[item]
-        return item
-
-    def unite(self, a: Any, b: Any) -> None:
-        """Joins the sets of two items."""
-        first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
-        self._parent[second] = first
-
-
-class _Tracker:
-    """Collects what the rules say while the graph is traced; implements `rule_kinds.Tracker`."""
-
-    def __init__(self) -> None:
-        self.sets = DisjointSets()
-        self.channels: dict[str, int] = {}
-        self.reasons: list[tuple[str, str]] = []
-        self.producers: dict[Unit, None] = {}
-        self.consumers: list[tuple[Value, Unit, str, int]] = []
-        self.partitions: list[tuple[str, int]] = []
-        self._shared: dict[tuple[Unit, str], Layout | None] = {}
-
-    def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """See `rule_kinds.Tracker`. A unit called several times produces one group."""
-        self.producers[unit] = None
-        self._add(unit.name, channels)
-        if channels == 1:
-            self.reasons.append((unit.name, "is a single channel"))
-        return Layout.of_group(axis, unit.name, channels)
-
-    def fixed(self, axis: int, channels: int | None) -> Layout:
-        """See `rule_kinds.Tracker`."""
-        if channels is None:
-            raise ValueError("The channels of a tensor must be static to be followed")
-        name = f"fixed:{len(self.channels)}"
-        self._add(name, channels)
-        return Layout.of_group(axis, name, channels)
-
-    def tie(self, layouts: Layouts, where: str) -> None:
-        """See `rule_kinds.Tracker`."""
-        known = [layout for layout in layouts if layout is not None]
-        reason = None
-        if len(known) < len(layouts):
-            reason = f"{where} joins it with channels that are fixed"
-        elif len({layout.structure() for layout in known}) > 1:
-            reason = f"{where} joins groups that are concatenated differently"
-        for layout in known:
-            self._unite(known[0], layout) if reason is None else self.fix(layout, reason)
-
-    def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """See `rule_kinds.Tracker`."""
-        earlier = self._shared.setdefault((unit, role), layout)
-        if earlier is not layout:
-            self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
-
-    def fix(self, layout: Layout | None, reason: str) -> None:
-        """See `rule_kinds.Tracker`."""
-        if layout is not None:
-            self.reasons.extend((segment.group, reason) for segment in layout.segments())
-
-    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
-        """See `rule_kinds.Tracker`."""
-        self.consumers.append((value, unit, role, groups))
-
-    def partition(self, layout: Layout, parts: int) -> None:
-        """See `rule_kinds.Tracker`."""
-        self.partitions.extend((segment.group, parts) for segment in layout.segments())
-
-    def _add(self, name: str, channels: int) -> None:
-        self.sets.add(name)
-        self.channels[name] = channels
-
-    def _unite(self, a: Layout, b: Layout) -> None:
-        for one, other in zip(a.segments(), b.segments(), strict=True):
-            self.sets.unite(one.group, other.group)

@@ -76,6 +76,11 @@ class AlphaBlend(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Sequence[Any], previous_mask: Any = None) -> Any:
+        """Returns the Keras mask of the original branch's tensor."""
+        return None if previous_mask is None else previous_mask[1]
 
     def call(self, inputs: Sequence[Any]) -> Any:
         """Returns the blend of `inputs = [alpha, original, pruned]`, in the dtype of `original`."""
@@ -118,6 +123,7 @@ class ChannelMap(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.blocks = tuple((int(p), int(i), int(o)) for p, i, o in blocks)
         self.axis = axis
         self.use_bias = use_bias

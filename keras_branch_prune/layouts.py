@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,25 +14,53 @@ Kept = Mapping[str, Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """The channels of one group; each stands `repeat` times (depthwise multipliers)."""
+    """The channels of one group.
+
+    Args:
+        group: Name of the group.
+        channels: Number of its channels.
+        repeat: How often each of them stands (depthwise multipliers).
+        inner: What stands in the place of each of them instead: the channels of another group
+            (attention heads, which consist of value channels).
+    """
 
     group: str
     channels: int
     repeat: int = 1
+    inner: Segment | None = None
 
     @property
     def size(self) -> int:
         """Length along the channel axis."""
-        return self.channels * self.repeat
+        return self.channels * (self.inner.size if self.inner else self.repeat)
 
     def kept(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay, counted within the segment."""
         indices = np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
-        return (indices[:, None] * self.repeat + np.arange(self.repeat)).ravel()
+        within = self.inner.kept(kept) if self.inner else np.arange(self.repeat)
+        return (indices[:, None] * (self.size // self.channels) + within).ravel()
+
+    def width(self, kept: Kept) -> int:
+        """Returns the number of the group's channels that stay."""
+        return len(kept.get(self.group, range(self.channels)))
 
     def is_narrowed(self, kept: Kept) -> bool:
         """Whether any of the channels go."""
-        return len(kept.get(self.group, range(self.channels))) < self.channels
+        inside = self.inner is not None and self.inner.is_narrowed(kept)
+        return inside or self.width(kept) < self.channels
+
+    def structure(self) -> tuple:
+        """Returns the sizes without the groups."""
+        return (self.channels, self.repeat, *(self.inner.structure() if self.inner else ()))
+
+    def relabelled(self, names: Mapping[str, str]) -> Segment:
+        """Returns the segment with its groups renamed."""
+        inner = self.inner and self.inner.relabelled(names)
+        return dataclasses.replace(self, group=names[self.group], inner=inner)
+
+    def groups(self) -> set[str]:
+        """Returns the names of its groups."""
+        return {self.group} | (self.inner.groups() if self.inner else set())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +77,13 @@ class Block:
 
     def kept(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay at one position."""
-        starts = np.cumsum([0, *(segment.size for segment in self.segments)])
+        starts = [0, *self.ends()]
         parts = [s.kept(kept) + start for s, start in zip(self.segments, starts, strict=False)]
         return np.concatenate(parts)
+
+    def ends(self) -> list[int]:
+        """Returns where the segments end, counted in channels of one position."""
+        return list(itertools.accumulate(segment.size for segment in self.segments))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +105,15 @@ class Layout:
 
     def groups(self) -> set[str]:
         """Returns the names of the groups in this layout."""
-        return {segment.group for segment in self.segments()}
+        return set().union(*(segment.groups() for segment in self.segments()))
 
     def structure(self) -> tuple:
         """Returns the sizes without the groups: two tensors can be tied if these are equal."""
-        return tuple(
-            (b.positions, *((s.channels, s.repeat) for s in b.segments)) for b in self.blocks
-        )
+        return tuple((b.positions, *(s.structure() for s in b.segments)) for b in self.blocks)
 
     def relabelled(self, names: Mapping[str, str]) -> Layout:
         """Returns the layout with every group renamed."""
-        return self._map(lambda s: dataclasses.replace(s, group=names[s.group]))
+        return self._map(lambda s: s.relabelled(names))
 
     def repeated(self, times: int) -> Layout:
         """Returns the layout with every channel repeated in place."""
@@ -92,7 +123,7 @@ class Layout:
         """Returns the segment if there is but one, of one position, and no channel repeats."""
         segments = list(self.segments())
         plain = len(segments) == 1 and self.blocks[0].positions == segments[0].repeat == 1
-        return segments[0] if plain else None
+        return segments[0] if plain and segments[0].inner is None else None
 
     def _map(self, change: Callable[[Segment], Segment]) -> Layout:
         blocks = (Block(b.positions, tuple(map(change, b.segments))) for b in self.blocks)
@@ -111,6 +142,21 @@ class Layout:
             start += block.positions * block.channels
         return np.concatenate(parts)
 
+    def selections(self, kept: Kept, groups: int = 1) -> list[tuple[int, np.ndarray]]:
+        """Returns `(positions, selection of the kept channels (k, C))` per block of a channel map.
+
+        Args:
+            kept: The channels that stay.
+            groups: Number of runs of channels that the map must not mix, each a block of its own;
+                more than 1 only for a single segment.
+        """
+        if groups == 1:
+            return [(b.positions, np.eye(b.channels)[b.kept(kept)]) for b in self.blocks]
+        (block,) = self.blocks
+        size = block.channels // groups
+        runs = np.split(block.kept(kept), groups)
+        return [(1, np.eye(size)[run - start * size]) for start, run in enumerate(runs)]
+
 
 def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
     """Returns the layout of tensors concatenated along their channel axis.
@@ -123,3 +169,38 @@ def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
             block = Block(1, blocks.pop().segments + block.segments)
         blocks.append(block)
     return Layout(axis, tuple(blocks))
+
+
+def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
+    """Returns the cuts that give all layouts the same structure.
+
+    Args:
+        layouts: Layouts of tensors of the same number of channels.
+
+    Returns:
+        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: the blocks have
+        different positions, or channels repeat differently or hold others.
+    """
+    shapes = {tuple((b.positions, b.channels) for b in layout.blocks) for layout in layouts}
+    nested = any(segment.inner for layout in layouts for segment in layout.segments())
+    if len(shapes) > 1 or nested:
+        return None
+    cuts: list[tuple[str, int]] = []
+    for blocks in zip(*(layout.blocks for layout in layouts), strict=True):
+        ends = sorted({end for block in blocks for end in block.ends()})
+        pieces = [list(_pieces(block, ends)) for block in blocks]
+        repeats = {tuple(segment.repeat for segment, _ in block) for block in pieces}
+        if len(repeats) > 1:
+            return None
+        # As channels repeat alike, no end lies between the copies of one.
+        for segment, end in itertools.chain(*pieces):
+            if end < segment.size:
+                cuts.append((segment.group, end // segment.repeat))
+    return cuts
+
+
+def _pieces(block: Block, ends: Sequence[int]) -> Iterator[tuple[Segment, int]]:
+    """Yields for every end the segment it falls into, and where in the segment."""
+    starts = [0, *block.ends()]
+    for segment, (start, stop) in zip(block.segments, itertools.pairwise(starts), strict=True):
+        yield from ((segment, end - start) for end in ends if start < end <= stop)

@@ -79,12 +79,15 @@ class LinearMap(LinearRule):
         groups = self.output_groups(unit)
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(call.inputs[0], unit, "input", groups)
-        produced = tracker.produce(unit, axis, unit.config[self.width_key])
+        produced = self._produce(unit, axis, tracker)
         if groups > 1:
             tracker.partition(produced, groups)
             if layout is not None:
                 tracker.partition(layout, groups)
         return produced
+
+    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+        return tracker.produce(unit, axis, unit.config[self.width_key])
 
     def _readable(
         self, unit: Unit, layout: Layout | None, axis: int, tracker: Tracker

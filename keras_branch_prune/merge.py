@@ -8,7 +8,7 @@ import keras
 
 from keras_branch_prune.alpha import alpha_layer, get_alpha
 from keras_branch_prune.branch import PRUNED_SUFFIX
-from keras_branch_prune.canonical import canonical, fuse_activations
+from keras_branch_prune.canonical import canonical, fuse
 from keras_branch_prune.equivalence import check_equivalent
 from keras_branch_prune.graph import (
     Call,
@@ -48,7 +48,7 @@ def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
         )
     frozen = set(alpha_layer(branched).frozen)
     graph = _merge_graph(_drop_original_branch(canonical(branched)), frozen)
-    compact = build_model(fuse_activations(graph))
+    compact = build_model(fuse(graph))
     if verify:
         check_equivalent(branched, compact)
     return compact

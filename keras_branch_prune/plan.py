@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,9 +17,10 @@ import numpy as np
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.files import atomic_write
 from keras_branch_prune.graph import Graph
-from keras_branch_prune.groups import Analysis, analyse
+from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
 from keras_branch_prune.layers import Alpha
 from keras_branch_prune.saliency import SALIENCIES, kept_channels
+from keras_branch_prune.scopes import Selectors, in_scope, selection_record
 from keras_branch_prune.tables import format_table
 
 _FORMAT = 1
@@ -121,6 +122,10 @@ def plan(
     *,
     width: float | Mapping[str, float],
     round_to: int | None = None,
+    include: Selectors = None,
+    exclude: Selectors = None,
+    scope: str | Sequence[str] | None = None,
+    residual: bool = True,
     saliency: str = "l1",
     seed: int = 0,
 ) -> PruningPlan:
@@ -132,6 +137,13 @@ def plan(
             group name (see `explain`), where groups that are not named keep all.
         round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
             to at least one multiple), as far as the group has channels.
+        include: Prune only the groups that match: a layer's name, a glob such as `"block?_conv*"`,
+            a function `ChannelGroup -> bool`, or a sequence of those. A group matches a name if
+            one of its producers does. By default all groups are pruned.
+        exclude: Leave alone the groups that match, given in the same way.
+        scope: Prune only what belongs to the nested model of this name, or to several.
+        residual: Whether to prune residual streams too: groups of several producers that a sum
+            joins.
         saliency: Which channels stay: those with the largest "l1" norm of the kernel, or "random".
         seed: Seed of random choices.
 
@@ -139,8 +151,8 @@ def plan(
         A frozen plan.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If an argument is out of range or names an unknown group, if the model cannot be
+        TypeError: If `model` is not a Keras model, or a selector neither text nor a function.
+        ValueError: If an argument is out of range or matches no group, if the model cannot be
             analysed, has weights that are not finite, or has nothing to prune.
     """
     if saliency not in SALIENCIES:
@@ -150,21 +162,42 @@ def plan(
     graph = canonical(model)
     check_weights(graph)
     analysis = analyse(graph)
-    partitions = {group.name: group.partitions for group in analysis.groups}
+    ratios = _ratios(width, analysis)
+    selected = in_scope(
+        analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
+    )
+    _check_selected(width, selected)
     rng = np.random.default_rng(seed)
     groups = []
-    for name, ratio in _ratios(width, analysis).items():
-        scores = SALIENCIES[saliency](analysis.producers[name], rng)
-        multiple = math.lcm(round_to or 1, partitions[name])
-        if multiple > len(scores):
-            multiple = partitions[name]
-        kept_width = round_width(len(scores) * ratio, len(scores), multiple)
-        kept = kept_channels(scores, kept_width, partitions[name])
-        if len(kept) < len(scores):
-            groups.append(GroupPlan(name, len(scores), kept))
-    options = (("round_to", round_to), ("saliency", saliency), ("seed", seed))
-    target = (*_target_record(width), *options)
+    for group in (group for group in selected if group.name in ratios):
+        scores = SALIENCIES[saliency](analysis.producers[group.name], rng)
+        kept_width = _group_width(group, ratios[group.name], round_to)
+        kept = kept_channels(scores, kept_width, group.partitions)
+        if len(kept) < group.channels:
+            groups.append(GroupPlan(group.name, group.channels, kept))
+    selection = selection_record(include=include, exclude=exclude, scope=scope)
+    options = (("round_to", round_to), *selection, ("residual", residual))
+    target = (*_target_record(width), *options, ("saliency", saliency), ("seed", seed))
     return PruningPlan(model.name, fingerprint(analysis), target, tuple(groups))
+
+
+def _group_width(group: ChannelGroup, ratio: float, round_to: int | None) -> int:
+    """Returns the width nearest to the ratio that rounding and the group's partitions allow."""
+    multiple = math.lcm(round_to or 1, group.partitions)
+    if multiple > group.channels:
+        multiple = group.partitions
+    return round_width(group.channels * ratio, group.channels, multiple)
+
+
+def _check_selected(width: float | Mapping[str, float], selected: Sequence[ChannelGroup]) -> None:
+    """Raises if a group with a width of its own is not selected."""
+    names = {group.name for group in selected}
+    for name in width if isinstance(width, Mapping) else ():
+        if name not in names:
+            raise ValueError(
+                f"`width` names group {name!r}, which `include`, `exclude`, `scope` or `residual` "
+                "leaves out"
+            )
 
 
 def _target_record(width: float | Mapping[str, float]) -> tuple[tuple[str, Any], ...]:

@@ -109,7 +109,8 @@ class Channelwise:
         if layout is None:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
-            fix_all(layouts, tracker, f"{described(call.unit)} {self.otherwise}")
+            reason = "is given a mask or another tensor" if others else self.otherwise
+            fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
             return None
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)

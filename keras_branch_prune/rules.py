@@ -9,6 +9,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_branch_prune.application_rules import application_rules
+from keras_branch_prune.attention_rules import attention_rules
+from keras_branch_prune.einsum_rules import EinsumMap
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.linear_rules import EmbeddingMap, LinearMap, LinearRule
@@ -76,6 +79,7 @@ _elementwise = Channelwise()
 _spatial = Channelwise(_data_format_axis)
 _global_pooling = Channelwise(_data_format_axis, drops_positions=True)
 _softmax = Barrier("mixes the channels")
+_recurrent = Barrier("is recurrent")
 _along_channels = Channelwise(_only_channel_axis)
 _permutation = Permutation(lambda unit, rank: (0, *unit.config["dims"]))
 
@@ -85,6 +89,7 @@ _RULES: dict[type, Rule] = {
     **dict.fromkeys(
         [_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose], _conv_transpose
     ),
+    _layers.EinsumDense: EinsumMap(),
     _layers.Embedding: EmbeddingMap(),
     _layers.BatchNormalization: Channelwise(_config_axis),
     _layers.Activation: Channelwise(
@@ -165,9 +170,23 @@ _RULES: dict[type, Rule] = {
     _layers.GroupNormalization: GroupNorm(),
     _layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),
     _layers.Resizing: _spatial,
+    **dict.fromkeys(
+        [
+            _layers.Bidirectional,
+            _layers.ConvLSTM1D,
+            _layers.ConvLSTM2D,
+            _layers.ConvLSTM3D,
+            _layers.GRU,
+            _layers.LSTM,
+            _layers.RNN,
+            _layers.SimpleRNN,
+        ],
+        _recurrent,
+    ),
+    _layers.TimeDistributed: Barrier("is followed around a Dense layer only"),
 }
 
-_RULES.update(operation_rules())
+_RULES.update({**operation_rules(), **attention_rules(), **application_rules()})
 
 
 def rule_for(unit: Unit) -> Rule:

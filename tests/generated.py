@@ -39,7 +39,7 @@ class _Grower:
 
     STEPS = (
         *("conv", "fused_conv", "transposed", "dense", "normalize", "activate", "pool", "resize"),
-        *("merge", "residual", "concat", "shared_conv", "nested"),
+        *("merge", "residual", "concat", "joined_concat", "shared_conv", "nested"),
     )
 
     def __init__(self) -> None:
@@ -114,6 +114,11 @@ class _Grower:
 
     def _concat(self, x: keras.KerasTensor) -> keras.KerasTensor:
         return layers.Concatenate()([x, self._partner(x, same_channels=False)])
+
+    def _joined_concat(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        whole = self._concat(x)
+        plain = layers.Conv2D(whole.shape[-1], 1)(x)
+        return layers.Add()(self._choose([[whole, plain], [plain, whole]]))
 
     def _shared_conv(self, x: keras.KerasTensor) -> keras.KerasTensor:
         layer = layers.Conv2D(x.shape[-1], 3, padding="same")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from keras_branch_prune.equivalence import random_inputs, relative_error
 
@@ -194,6 +195,28 @@ def grouped() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
+def joined_concats() -> keras.Model:
+    """Sums of tensors whose channels are concatenated differently: groups must be cut."""
+    inputs = _images()
+
+    def conv(filters: int, name: str) -> keras.KerasTensor:
+        return layers.Conv2D(filters, 3, padding="same", name=name)(inputs)
+
+    x = layers.Add(name="sum")([layers.Concatenate()([conv(4, "a"), conv(6, "b")]), conv(10, "c")])
+    x = layers.BatchNormalization()(layers.Maximum()([x, conv(10, "d")]))
+    x = layers.Conv2D(8, 3, padding="same", name="e")(layers.Concatenate()([inputs, x]))
+    # Half of `f` is tied to channels that cannot be pruned, a part of `g` to another part of it.
+    stay = layers.Softmax()(conv(4, "stay"))
+    x = layers.Add()([layers.Concatenate()([stay, conv(4, "free")]), x])
+    g = layers.Conv2D(6, 1, name="g")(x)
+    doubled = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(g)
+    y = layers.Concatenate()([doubled, g])
+    h = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(conv(6, "h"))
+    y = layers.Subtract()([y, layers.Concatenate()([h, conv(2, "i"), conv(4, "j")])])
+    z = layers.Concatenate()([layers.Flatten()(y), layers.GlobalAveragePooling2D()(y)])
+    return keras.Model(inputs, layers.Dense(2, name="head")(z), name="joined_concats")
+
+
 def operators() -> keras.Model:
     """Python operators and `keras.ops` between the layers."""
     inputs = _images()
@@ -217,6 +240,61 @@ def tokens() -> keras.Model:
     x = x + layers.Dense(8, name="narrow")(y)
     x = layers.Reshape((40,))(layers.RMSNormalization()(x))
     return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def einsum_mlp() -> keras.Model:
+    """Einsum layers that map channels: at the end, before the end, with an ellipsis."""
+    inputs = keras.Input((5, 6))
+    x = layers.EinsumDense("abc,cd->abd", (5, 8), activation="gelu", bias_axes="d", name="a")(
+        inputs
+    )
+    x = layers.EinsumDense("...x,yx->...y", 10, name="b")(x)
+    x = layers.EinsumDense("abc,cd->adb", (12, 5), bias_axes="d", name="c")(x)
+    x = layers.EinsumDense("adb,dc->abc", (5, 6), bias_axes="c", name="d")(x)
+    x = layers.TimeDistributed(layers.Dense(8, activation="relu"), name="steps")(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
+def convnext() -> keras.Model:
+    inputs = _images()
+    x = layers.Conv2D(8, 2, strides=2, name="stem")(inputs)
+    for index in (1, 2):
+        y = layers.DepthwiseConv2D(3, padding="same", name=f"depthwise{index}")(x)
+        y = layers.Dense(16, activation="gelu", name=f"up{index}")(layers.LayerNormalization()(y))
+        y = LayerScale(0.1, 8, name=f"scale{index}")(layers.Dense(8, name=f"down{index}")(y))
+        x = layers.Add()([x, StochasticDepth(0.2, name=f"drop{index}")(y)])
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.GlobalAveragePooling2D()(x)))
+
+
+def vision_transformer() -> keras.Model:
+    image, positions = _images(), keras.Input((16,), dtype="int32", name="positions")
+    x = layers.Conv2D(12, 2, strides=2, name="patches")(image)
+    x = layers.Reshape((16, 12))(x)
+    x = layers.Add()([x, layers.Embedding(16, 12, name="places")(positions)])
+    for index, options in enumerate(({"value_dim": 6}, {"use_bias": False, "dropout": 0.1}), 1):
+        y = layers.LayerNormalization()(x)
+        attend = layers.MultiHeadAttention(4, 3, name=f"attention{index}", **options)
+        x = layers.Add()([x, attend(y, y)])
+        y = layers.Dense(20, activation="gelu", name=f"up{index}")(layers.LayerNormalization()(x))
+        x = x + layers.Dense(12, name=f"down{index}")(y)
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model([image, positions], layers.Dense(3, name="head")(x))
+
+
+def decoder() -> keras.Model:
+    """Causal self-attention, and cross-attention to a memory of another width with a mask."""
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    memory = keras.Input((5, 7), name="memory")
+    mask = keras.Input((6, 5), dtype="bool", name="mask")
+    x = layers.Embedding(9, 8, name="table")(tokens)
+    memory = layers.Dense(10, activation="relu", name="remember")(source := memory)
+    y = layers.MultiHeadAttention(2, 4, name="causal")(x, x, use_causal_mask=True)
+    x = layers.LayerNormalization()(x + y)
+    cross = layers.MultiHeadAttention(3, 4, value_dim=2, output_shape=8, name="cross")
+    y = cross(x, memory, key=layers.Dense(6, name="keys")(memory), attention_mask=mask)
+    x = layers.RMSNormalization()(x + y)
+    x = x + layers.Dense(8, name="down")(layers.Dense(16, activation="silu", name="up")(x))
+    return keras.Model([tokens, source, mask], layers.Dense(9, name="head")(x))
 
 
 def barriers() -> keras.Model:
@@ -250,8 +328,13 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
         depthwise,
         separable1d,
         grouped,
+        joined_concats,
         operators,
         tokens,
+        einsum_mlp,
+        convnext,
+        vision_transformer,
+        decoder,
         barriers,
     )
 }

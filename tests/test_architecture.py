@@ -12,20 +12,34 @@ import keras_branch_prune
 
 PACKAGE = Path(keras_branch_prune.__file__).parent
 ORDER = (
-    *("tables", "archive", "untrusted", "files", "graph", "canonical", "equivalence"),
+    *("tables", "archive", "untrusted", "files", "graph"),
+    *("attention_layers", "attention", "canonical", "equivalence"),
     *(
         "layouts",
         "linear",
         "rule_kinds",
         "linear_rules",
+        "einsum_rules",
+        "attention_rules",
+        "application_rules",
         "operation_rules",
         "rules",
+        "tracker",
         "groups",
-        "explain",
     ),
-    *("saliency", "layers", "plan", "branch"),
+    *("scopes", "saliency", "layers", "plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
-    *("costs", "fold", "verify", "export", "worker", "benchmark_result", "benchmark"),
+    *(
+        "costs",
+        "floor",
+        "explain",
+        "fold",
+        "verify",
+        "export",
+        "worker",
+        "benchmark_result",
+        "benchmark",
+    ),
     *("report", "zoo"),
 )
 

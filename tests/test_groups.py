@@ -115,18 +115,125 @@ def test_joining_model_inputs_fixes_a_group():
     assert reasons(model)["conv"] == "'skip' (Add) joins it with channels that are fixed"
 
 
-def test_adding_differently_concatenated_groups_fixes_them():
+def conv(filters, name, **options):
+    return layers.Conv2D(filters, 1, name=name, **options)
+
+
+def model_of(inputs, x):
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
+def test_adding_differently_concatenated_groups_cuts_the_coarser_one():
     inputs = keras.Input((8, 8, 3))
-    a, b, c = (layers.Conv2D(n, 1, name=f"conv{n}")(inputs) for n in (2, 4, 6))
-    x = layers.Add(name="sum")([layers.Concatenate()([a, b]), c])
-    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    a, b, c = (conv(n, f"conv{n}")(inputs) for n in (2, 4, 6))
+    groups = groups_of(model_of(inputs, layers.Add()([layers.Concatenate()([a, b]), c])))
+    first, second = groups["conv2"], groups["conv4"]
+    assert first.producers == ("conv2", "conv6")
+    assert first.parts == ("conv2", "conv6[0:2]")
+    assert (second.channels, second.parts) == (4, ("conv4", "conv6[2:6]"))
+    assert first.prunable
+    assert second.prunable
+    assert first.consumers == second.consumers == ("head",)
+    assert "conv6" not in groups
+
+
+def test_a_cut_goes_on_to_all_that_are_tied():
+    groups = groups_of(build("joined_concats"))
+    assert groups["a"].parts == ("a", "c[0:4]", "d[0:4]")
+    assert groups["b"].parts == ("b", "c[4:10]", "d[4:10]")
+    assert groups["h[0:2]"].parts == ("h[0:2]", "g[0:2]", "i")
+    assert groups["h[2:6]"].parts == ("h[2:6]", "g[2:6]", "j")
+
+
+def test_a_part_is_cut_again_where_what_it_is_tied_to_is_cut():
+    inputs = keras.Input((8, 8, 3))
+    a, b, c, d, e = (
+        conv(n, name)(inputs) for n, name in zip((4, 6, 10, 2, 4), "abcde", strict=True)
+    )
+    x = layers.Add()([layers.Concatenate()([a, b]), c])
+    y = layers.Add()([b, layers.Concatenate()([d, e])])
+    groups = kbp.explain(model_of(inputs, layers.Concatenate()([x, y]))).groups
+    parts = {tuple(sorted(group.parts)) for group in groups if group.prunable}
+    assert parts == {("a", "c[0:4]"), ("b[0:2]", "c[4:6]", "d"), ("b[2:6]", "c[6:10]", "e")}
+
+
+def test_only_the_part_joined_with_fixed_channels_stays():
+    groups = groups_of(build("joined_concats"))
+    assert groups["e[0:4]"].reason == "is joined with channels that are fixed"
+    assert groups["free"].parts == ("free", "e[4:8]")
+    assert groups["free"].prunable
+
+
+def test_a_group_concatenated_in_two_orders_is_tied_to_itself():
+    inputs = keras.Input((8, 8, 3))
+    a, b = conv(2, "a")(inputs), conv(4, "b")(inputs)
+    x = layers.Add()([layers.Concatenate()([a, b]), layers.Concatenate()([b, a])])
+    group, _ = kbp.explain(model_of(inputs, x)).groups
+    assert sorted(group.parts) == ["a", "b[0:2]", "b[2:4]"]
+    assert sorted(group.producers) == ["a", "b"]
+    assert group.prunable
+
+
+def test_cutting_ends_where_it_would_go_on_channel_by_channel():
+    inputs = keras.Input((8, 8, 3))
+    a, b = conv(1, "a")(inputs), conv(300, "b")(inputs)
+    x = layers.Add()([layers.Concatenate()([a, b]), layers.Concatenate()([b, a])])
+    groups = kbp.explain(model_of(inputs, x)).groups
+    assert not any(group.prunable for group in groups)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_doubled_channels_are_not_joined_with_single_ones(size):
+    inputs = keras.Input((8, 8, 3))
+    doubled = layers.DepthwiseConv2D(1, depth_multiplier=2)(conv(4, "a")(inputs))
+    b, c = conv(size, "b")(inputs), conv(8 - size, "c")(inputs)
+    x = layers.Add(name="sum")([doubled, layers.Concatenate()([b, c])])
+    found = reasons(model_of(inputs, x))
     expected = "'sum' (Add) joins groups that are concatenated differently"
-    found = reasons(model)
-    assert found["conv2"] == found["conv4"] == found["conv6"] == expected
+    assert found["a"] == found["b"] == found["c"] == expected
 
 
-def test_explanation_prints_every_group():
-    text = str(kbp.explain(build("gate")))
-    assert "2 of 4 channel groups prunable" in text
-    assert "no: is a single channel" in text
-    assert "features, excite" in text
+def test_channels_at_several_positions_are_not_joined_with_single_ones():
+    inputs = keras.Input((2, 2, 3))
+    x = layers.Flatten()(conv(4, "conv")(inputs))
+    y = layers.Dense(16, name="dense")(layers.Flatten()(inputs))
+    found = reasons(model_of(inputs, layers.Add(name="sum")([x, y])))
+    expected = "'sum' (Add) joins groups that are concatenated differently"
+    assert found["conv"] == found["dense"] == expected
+
+
+def test_channels_at_other_numbers_of_positions_are_not_joined():
+    inputs = keras.Input((2, 2, 3))
+    x, y = conv(4, "a")(inputs), layers.MaxPooling2D((1, 2))(conv(4, "b")(inputs))
+    x, y = layers.Flatten()(x), layers.Flatten()(y)
+    x = layers.Add(name="sum")([layers.Concatenate()([x, y]), layers.Concatenate()([y, x])])
+    found = reasons(model_of(inputs, x))
+    assert found["a"] == found["b"] == "'sum' (Add) joins groups that are concatenated differently"
+
+
+def test_a_grouped_producer_is_not_cut():
+    inputs = keras.Input((8, 8, 4))
+    a, b = conv(2, "a")(inputs), conv(6, "b")(inputs)
+    x = layers.Add()([layers.Concatenate()([a, b]), conv(8, "pairs", groups=2)(inputs)])
+    found = reasons(model_of(inputs, x))
+    assert found["a"] == found["b"] == "is split into 2 groups, but joined with other channels"
+
+
+def test_partitions_hold_for_the_part_that_is_grouped():
+    inputs = keras.Input((8, 8, 3))
+    a, b = conv(6, "a")(inputs), conv(4, "b")(inputs)
+    x = layers.Add()([conv(10, "c")(inputs), layers.Concatenate()([a, b])])
+    grouped = conv(6, "grouped", groups=3)(a)
+    model = model_of(inputs, layers.Concatenate()([x, grouped]))
+    groups = groups_of(model)
+    found = {group.parts: (group.partitions, group.prunable) for group in groups.values()}
+    assert found[("a", "c[0:6]")] == (3, True)
+    assert found[("b", "c[6:10]")] == (1, True)
+
+
+def test_sums_make_residual_groups_and_gates_do_not():
+    assert groups_of(build("residual"))["stem"].residual
+    assert not groups_of(build("residual"))["reduce1"].residual
+    assert not groups_of(build("gate"))["features"].residual
+    groups = kbp.explain(build("shared_dense")).groups
+    assert not any(group.residual for group in groups if len(group.producers) > 1)

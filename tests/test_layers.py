@@ -154,12 +154,19 @@ def test_channel_map_of_dynamic_positions():
     np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("blocks", [[(1, 2, 3), (1, 2, 3)], [(2, 2, 3)]])
-def test_bias_needs_a_single_block(blocks):
-    with pytest.raises(
-        ValueError, match=r"`use_bias` needs a single block of one position\. Received"
-    ):
+@pytest.mark.parametrize("blocks", [[(1, 2, 3), (2, 2, 3)], [(2, 2, 3)]])
+def test_bias_needs_blocks_of_one_position(blocks):
+    with pytest.raises(ValueError, match=r"`use_bias` needs blocks of one position\. Received"):
         ChannelMap(blocks, use_bias=True)
+
+
+def test_masks_are_handed_on():
+    tokens = np.array([[1, 2, 0], [3, 0, 0]])
+    x = keras.layers.Embedding(4, 3, mask_zero=True)(tokens)
+    mapped = ChannelMap([(1, 3, 3)])(x)
+    blend = AlphaBlend()([keras.ops.ones(()), mapped, keras.ops.zeros((2, 3, 3))])
+    for tensor in (mapped, blend):
+        assert np.array_equal(tensor._keras_mask, tokens != 0)
 
 
 # All three

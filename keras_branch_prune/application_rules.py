@@ -1,0 +1,43 @@
+"""The rules of layers that are defined inside `keras.applications`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.layouts import Kept, Layout
+from keras_branch_prune.rule_kinds import Channelwise, Elementwise, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerScaleRule(Channelwise):
+    """A factor per channel, whose number stands in the config."""
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Takes the factors of the kept channels."""
+        unit = super().narrow(unit, layout, kept)
+        return unit.replace(config={"projection_dim": len(unit.weights[0])})
+
+
+def application_rules() -> dict[type, Rule]:
+    """Returns the rules by class; a class that this version of Keras does not have is left out."""
+    rules: dict[tuple[str, str], Rule] = {
+        ("convnext", "LayerScale"): LayerScaleRule(_last_axis),
+        ("convnext", "StochasticDepth"): Channelwise(),
+        ("inception_resnet_v2", "CustomScaleLayer"): Elementwise(),
+    }
+    found = {_application_layer(module, name): rule for (module, name), rule in rules.items()}
+    return {cls: rule for cls, rule in found.items() if cls is not None}
+
+
+def _application_layer(module: str, name: str) -> type | None:
+    # These classes have no public name.
+    try:
+        return getattr(importlib.import_module(f"keras.src.applications.{module}"), name, None)
+    except ImportError:
+        return None
+
+
+def _last_axis(unit: Unit, value: Value, layout: Layout) -> bool:
+    return layout.axis == len(value.shape) - 1

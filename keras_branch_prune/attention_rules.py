@@ -1,0 +1,151 @@
+"""The rules of multi-head attention, whole and split (see `attention.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_branch_prune.attention import MAY_BE_MASKED, attention_inputs, why_whole
+from keras_branch_prune.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.layouts import Block, Kept, Layout, Segment
+from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
+from keras_branch_prune.linear_rules import Expands, LinearMap, LinearRule
+from keras_branch_prune.rule_kinds import Barrier, Layouts, Rule, Tracker, described, fix_all
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeAttention(Barrier):
+    """Attention that could not be split: what goes in keeps its width."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
+        """Fixes all inputs."""
+        reason = why_whole(call) or MAY_BE_MASKED
+        fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadMap(LinearMap):
+    """A projection to heads: of queries and keys it produces heads, of values what is in them.
+
+    A head of queries or keys has a fixed number of channels: it is a channel that stands several
+    times. A head of values consists of the channels of a group of its own.
+    """
+
+    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+        heads, size = _heads(unit)
+        whole = unit.config["heads_of"]
+        if whole is None:
+            tracker.produce(unit, axis, heads)
+            segment = Segment(unit.name, heads, repeat=size)
+        else:
+            tracker.produce(unit, axis, size)
+            segment = Segment(whole, heads, inner=Segment(unit.name, size))
+        return Layout(axis, (Block(1, (segment,)),))
+
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the kernel as `(everything else, heads)` or `(everything else, channels)`."""
+        heads, size = _heads(unit)
+        kernel = unit.arrays()[0].reshape(-1, heads, size)
+        if unit.config["heads_of"] is None:
+            return np.moveaxis(kernel, 1, -1).reshape(-1, heads)
+        return kernel.reshape(-1, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadAttentionRule:
+    """Attention between the projections: heads and value channels go through."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ties the heads of queries and keys, and hands the value's layout on."""
+        value, query, key, *others = layouts
+        where = described(call.unit)
+        fix_all(others, tracker, f"{where} uses it as a mask")
+        if len(call.outputs) > 1 or value is None or query is None or key is None:
+            reason = f"{where} returns its attention scores"
+            fix_all((value, query, key), tracker, reason)
+            return None
+        tracker.tie([query, key], where)
+        return value
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the attention of fewer heads, or of heads that return less."""
+        (segment,) = layout.segments()
+        assert segment.inner is not None
+        config = {"num_heads": segment.width(kept), "value_dim": segment.inner.width(kept)}
+        return unit.replace(config=config)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedAttention(LinearRule):
+    """Attention of which several heads of queries share one of keys and values, as one layer.
+
+    It reads its inputs and makes its output through kernels; heads stay. Keras wants the query, the
+    value and the output to be equally wide.
+    """
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ends the inputs' groups here, and ties the output's to query and value."""
+        unit, where, roles = call.unit, described(call.unit), self.inputs(call)
+        reason = self._why_not(call)
+        if reason is not None:
+            fix_all(layouts, tracker, f"{where} {reason}")
+            return None
+        by_value = dict(zip(call.inputs, layouts, strict=True))
+        for value, layout in by_value.items():
+            if value not in roles.values():
+                tracker.fix(layout, f"{where} uses it as a mask")
+        for role, value in roles.items():
+            tracker.tie_calls(unit, role, by_value[value])
+            tracker.consume(value, unit, role)
+        axis = len(call.outputs[0].shape) - 1
+        produced = tracker.produce(unit, axis, self.output_kernel(unit).shape[-1])
+        tracker.tie([by_value[roles["query"]], by_value[roles["value"]], produced], where)
+        return produced
+
+    @staticmethod
+    def _why_not(call: Call) -> str | None:
+        if call.unit.config.get("use_gate"):
+            return "has a gate"
+        if len(call.outputs) > 1:
+            return "returns its attention scores"
+        if len(call.unit.weights) != (8 if call.unit.config["use_bias"] else 4):
+            return "has more weights than kernels and biases"
+        return None
+
+    def inputs(self, call: Call) -> dict[str, Value]:
+        """Returns query, key and value."""
+        return attention_inputs(call)
+
+    def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
+        """Returns the attention with its first and last kernels multiplied."""
+        step = 2 if unit.config["use_bias"] else 1
+        arrays = [array.astype(np.float64) for array in unit.arrays()]
+        for index, role in enumerate(("query", "key", "value")):
+            arrays[index * step] = expand_kernel(arrays[index * step], 0, expands.get(role))
+        arrays[3 * step] = reduce_kernel(arrays[3 * step], -1, reduce)
+        arrays[3 * step + 1 :] = [reduce_bias(bias, reduce) for bias in arrays[3 * step + 1 :]]
+        dtype = unit.arrays()[0].dtype
+        return unit.replace(weights=tuple(array.astype(dtype) for array in arrays))
+
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the kernel of the output as `(everything else, output channels)`."""
+        kernel = unit.arrays()[-2 if unit.config["use_bias"] else -1]
+        return kernel.reshape(-1, kernel.shape[-1])
+
+
+def attention_rules() -> dict[type, Rule]:
+    """Returns the rules of attention by class."""
+    return {
+        keras.layers.MultiHeadAttention: WholeAttention(),
+        HeadProjection: HeadMap("units", input_axis=0, output_axis=1, spatial=False),
+        HeadAttention: HeadAttentionRule(),
+        keras.layers.GroupQueryAttention: GroupedAttention(),
+    }
+
+
+def _heads(unit: Unit) -> tuple[int, int]:
+    heads = unit.config["num_heads"]
+    return heads, unit.config["units"] // heads

@@ -1,0 +1,119 @@
+"""The rule of `EinsumDense` layers whose equation maps one channel axis to another."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.layouts import Layout
+from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
+from keras_branch_prune.linear_rules import Expands, LinearRule
+from keras_branch_prune.rule_kinds import Layouts, Tracker, described
+
+
+@dataclasses.dataclass(frozen=True)
+class _ChannelEquation:
+    """An equation such as `abc,cd->abd`: one letter contracted, one produced, the others kept.
+
+    Args:
+        input_axis: Axis of the contracted letter in the input, counted from the end.
+        output_axis: Axis of the produced letter in the output, counted from the end.
+        kernel_input_axis: Axis of the contracted letter in the kernel.
+    """
+
+    input_axis: int
+    output_axis: int
+    kernel_input_axis: int
+
+    @property
+    def kernel_output_axis(self) -> int:
+        """Axis of the produced letter in the kernel."""
+        return 1 - self.kernel_input_axis
+
+    @classmethod
+    def parse(cls, unit: Unit) -> _ChannelEquation | None:
+        """Reads the equation of a layer; `None` if it is no channel map."""
+        equation = re.sub(r"\s", "", unit.config["equation"])
+        match = re.fullmatch(r"(\.\.\.)?(\w+),(\w\w)->(\.\.\.)?(\w+)", equation)
+        if match is None or match[1] != match[4]:
+            return None
+        inputs, kernel, outputs = match[2], match[3], match[5]
+        contracted = [letter for letter in kernel if letter not in outputs]
+        produced = [letter for letter in kernel if letter not in inputs]
+        kept = [letter for letter in inputs if letter not in kernel]
+        if len(contracted) != 1 or len(produced) != 1 or contracted[0] not in inputs:
+            return None
+        plain = len(set(inputs)) == len(inputs) and len(set(outputs)) == len(outputs)
+        if not plain or [letter for letter in outputs if letter not in kernel] != kept:
+            return None
+        if match[1] is None and (inputs[0] in kernel or outputs[0] in kernel):
+            return None
+        if unit.config["bias_axes"] not in (None, produced[0]):
+            return None
+        return cls(
+            inputs.index(contracted[0]) - len(inputs),
+            outputs.index(produced[0]) - len(outputs),
+            kernel.index(contracted[0]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EinsumMap(LinearRule):
+    """`EinsumDense` where its equation is a channel map; any other equation is a barrier."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ends the input's groups at this consumer and begins the producer's."""
+        unit, (layout,), (value,), (output,) = call.unit, layouts, call.inputs, call.outputs
+        equation, reason = _ChannelEquation.parse(unit), None
+        if equation is None:
+            reason = f"has an equation that is no channel map, {unit.config['equation']!r}"
+        elif len(unit.weights) != 1 + self.has_bias(unit):
+            reason = "has more weights than a kernel and a bias"
+        if equation is None or reason is not None:
+            tracker.fix(layout, f"{described(unit)} {reason}")
+            return None
+        if layout is not None and layout.axis != equation.input_axis + len(value.shape):
+            tracker.fix(layout, f"{described(unit)} reads another axis than the channels")
+            layout = None
+        tracker.tie_calls(unit, "input", layout)
+        tracker.consume(value, unit, "input")
+        channels = unit.weights[0].shape[equation.kernel_output_axis]
+        return tracker.produce(unit, equation.output_axis + len(output.shape), channels)
+
+    def inputs(self, call: Call) -> dict[str, Value]:
+        """Returns the one input."""
+        return {"input": call.inputs[0]}
+
+    def has_bias(self, unit: Unit) -> bool:
+        """Whether the layer adds a bias."""
+        return unit.config["bias_axes"] is not None
+
+    def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
+        """Returns `reduce ∘ unit ∘ expand` as one layer."""
+        equation = _ChannelEquation.parse(unit)
+        if equation is None:
+            return unit
+        kernel, *biases = unit.arrays()
+        product = expand_kernel(
+            kernel.astype(np.float64), equation.kernel_input_axis, expands.get("input")
+        )
+        product = reduce_kernel(product, equation.kernel_output_axis, reduce)
+        # Axes that the output has behind the channels stand in the bias with size 1.
+        trailing = (1,) * (-1 - equation.output_axis)
+        flat = [reduce_bias(bias.astype(np.float64).ravel(), reduce) for bias in biases]
+        weights = (product, *(bias.reshape(-1, *trailing) for bias in flat))
+        shape = list(unit.config["output_shape"])
+        shape[equation.output_axis] = product.shape[equation.kernel_output_axis]
+        return unit.replace(
+            config={"output_shape": tuple(shape)},
+            weights=tuple(array.astype(kernel.dtype) for array in weights),
+        )
+
+    def output_kernel(self, unit: Unit) -> np.ndarray:
+        """Returns the kernel as `(input channels, output channels)`."""
+        equation = _ChannelEquation.parse(unit)
+        assert equation is not None
+        return np.moveaxis(unit.arrays()[0], equation.kernel_output_axis, -1)

@@ -1,0 +1,174 @@
+"""Collects what the rules say about channels while a graph is traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.layouts import Layout, Segment, side_by_side, wanted_cuts
+from keras_branch_prune.rule_kinds import Layouts
+
+Cuts = Mapping[str, Collection[int]]
+"""Name of a source of channels → offsets at which its channels are cut into several runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelRun:
+    """Neighbouring channels of one source.
+
+    Args:
+        source: Name of the linear layer that produces them, or of channels that are fixed.
+        unit: That layer, or `None`.
+        start: First channel, counted in the source.
+        stop: Channel after the last.
+    """
+
+    source: str
+    unit: Unit | None
+    start: int
+    stop: int
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.stop - self.start
+
+
+class DisjointSets:
+    """Disjoint sets; the item added first represents its set."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Any, Any] = {}
+        self._order: dict[Any, int] = {}
+
+    def add(self, item: Any) -> None:
+        """Adds `item` as a set of its own, if it is new."""
+        if item not in self._parent:
+            self._parent[item] = item
+            self._order[item] = len(self._order)
+
+    def find(self, item: Any) -> Any:
+        """Returns the representative of the item's set."""
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def unite(self, a: Any, b: Any) -> None:
+        """Joins the sets of two items."""
+        first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
+        self._parent[second] = first
+
+
+class ChannelTracker:
+    """What the rules said in one pass over the graph; implements `rule_kinds.Tracker`.
+
+    Channels are known as runs. A source is one run, named as it is, unless it is cut: then it is
+    several, named like `conv[0:22]`. Where tensors are tied whose runs end at different channels,
+    `tie` asks for cuts instead of tying them; they are made in the next pass.
+
+    Args:
+        cuts: Where the sources are cut.
+        refine: Whether `tie` may ask for further cuts, or fixes what does not match.
+    """
+
+    def __init__(self, cuts: Cuts, *, refine: bool = True) -> None:
+        self.sets = DisjointSets()
+        self.runs: dict[str, ChannelRun] = {}
+        self.reasons: list[tuple[str, str]] = []
+        self.consumers: list[tuple[Value, Unit, str, int]] = []
+        self.partitions: list[tuple[str, int]] = []
+        self._cuts = cuts
+        self._refine = refine
+        self._wanted: list[tuple[str, int]] = []
+        self._fixed_sources = 0
+        self._shared: dict[tuple[Unit, str], Layout | None] = {}
+
+    def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
+        """See `rule_kinds.Tracker`. A unit called several times produces the same runs."""
+        layout = self._source(unit.name, unit, axis, channels)
+        singles = [segment.group for segment in layout.segments() if segment.channels == 1]
+        self.reasons.extend((name, "is a single channel") for name in singles)
+        return layout
+
+    def fixed(self, axis: int, channels: int | None) -> Layout:
+        """See `rule_kinds.Tracker`."""
+        if channels is None:
+            raise ValueError("The channels of a tensor must be static to be followed")
+        name = f"fixed:{self._fixed_sources}"
+        self._fixed_sources += 1
+        layout = self._source(name, None, axis, channels)
+        self.fix(layout, "is joined with channels that are fixed")
+        return layout
+
+    def tie(self, layouts: Layouts, where: str) -> None:
+        """See `rule_kinds.Tracker`."""
+        known = [layout for layout in layouts if layout is not None]
+        reason = None
+        if len(known) < len(layouts):
+            reason = f"{where} joins it with channels that are fixed"
+        elif len({layout.structure() for layout in known}) > 1:
+            cuts = wanted_cuts(known) if self._refine else None
+            if cuts is not None:
+                self._wanted.extend(cuts)
+                return
+            reason = f"{where} joins groups that are concatenated differently"
+        for layout in known:
+            self._unite(known[0], layout) if reason is None else self.fix(layout, reason)
+
+    def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
+        """See `rule_kinds.Tracker`."""
+        earlier = self._shared.setdefault((unit, role), layout)
+        if earlier is not layout:
+            self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
+
+    def fix(self, layout: Layout | None, reason: str) -> None:
+        """See `rule_kinds.Tracker`."""
+        if layout is not None:
+            self.reasons.extend((name, reason) for name in sorted(layout.groups()))
+
+    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
+        """See `rule_kinds.Tracker`."""
+        self.consumers.append((value, unit, role, groups))
+
+    def partition(self, layout: Layout, parts: int) -> None:
+        """See `rule_kinds.Tracker`. Channels that are cut elsewhere too are fixed."""
+        segment = layout.single_segment()
+        if segment is None:
+            self.fix(layout, f"is split into {parts} groups, but joined with other channels")
+        else:
+            self.partitions.append((segment.group, parts))
+
+    def new_cuts(self) -> dict[str, set[int]]:
+        """Returns the cuts that this pass asked for, in all sources that are tied to each other."""
+        offsets: dict[str, set[int]] = {}
+        for name, offset in self._wanted:
+            offsets.setdefault(self.sets.find(name), set()).add(offset)
+        cuts: dict[str, set[int]] = {}
+        for name, run in self.runs.items():
+            for offset in offsets.get(self.sets.find(name), ()):
+                cuts.setdefault(run.source, set()).add(run.start + offset)
+        return cuts
+
+    def _source(self, name: str, unit: Unit | None, axis: int, channels: int) -> Layout:
+        ends = [0, *sorted(self._cuts.get(name, ())), channels]
+        layouts = []
+        for start, stop in itertools.pairwise(ends):
+            run = ChannelRun(name, unit, start, stop)
+            label = name if run.channels == channels else f"{name}[{start}:{stop}]"
+            self.sets.add(label)
+            self.runs[label] = run
+            layouts.append(Layout.of_group(axis, label, run.channels))
+        return side_by_side(axis, layouts)
+
+    def _unite(self, a: Layout, b: Layout) -> None:
+        for one, other in zip(a.segments(), b.segments(), strict=True):
+            self._unite_segments(one, other)
+
+    def _unite_segments(self, one: Segment, other: Segment) -> None:
+        self.sets.unite(one.group, other.group)
+        if one.inner is not None and other.inner is not None:
+            self._unite_segments(one.inner, other.inner)
