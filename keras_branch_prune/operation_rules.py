@@ -6,16 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_branch_prune.graph import Unit
+from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import (
     Channelwise,
+    Concatenation,
     Elementwise,
+    Expansion,
     Permutation,
     Reduction,
     Reshaping,
     Rule,
+    Squeezing,
 )
 
 _UNARY = (
@@ -42,6 +47,13 @@ def operation_rules() -> dict[type, Rule]:
     _add(rules, _REDUCTIONS, Reduction(), _call_unary)
     _add(rules, ("reshape",), Reshaping("newshape"), lambda op: op(_symbol(), (-1, 3)))
     _add(rules, ("transpose",), Permutation(_transposed_axes), _call_unary)
+    _add(rules, ("concatenate",), Concatenation(), lambda op: op([_symbol(), _symbol()]))
+    _add(rules, ("squeeze",), Squeezing(), lambda op: op(keras.KerasTensor((2, 1)), 1))
+    _add(rules, ("expand_dims",), Expansion(), lambda op: op(_symbol(), 1))
+    _add(rules, ("max_pool", "average_pool"), Channelwise(_data_format_axis), _call_pool)
+    _add(rules, ("pad",), Channelwise(_pads_positions), lambda op: op(_symbol(), 1))
+    resize = ops.image.resize(_image(), (2, 2))._keras_history.operation
+    rules[type(resize)] = Channelwise(_data_format_axis)
     return rules
 
 
@@ -63,6 +75,14 @@ def _symbol() -> keras.KerasTensor:
     return keras.KerasTensor((2, 3), dtype="float32")
 
 
+def _image() -> keras.KerasTensor:
+    return keras.KerasTensor((2, 4, 4, 3), dtype="float32")
+
+
+def _call_pool(function: Any) -> Any:
+    return function(_image(), 2)
+
+
 def _call_unary(function: Any) -> Any:
     if function is ops.cast:
         return function(_symbol(), "float16")
@@ -74,3 +94,14 @@ def _call_unary(function: Any) -> Any:
 def _transposed_axes(unit: Unit, rank: int) -> tuple[int, ...]:
     axes = unit.config["axes"]
     return tuple(range(rank))[::-1] if axes is None else tuple(a % rank for a in axes)
+
+
+def _data_format_axis(unit: Unit, value: Value, layout: Layout) -> bool:
+    data_format = unit.config["data_format"] or keras.config.image_data_format()
+    return layout.axis == (1 if data_format == "channels_first" else len(value.shape) - 1)
+
+
+def _pads_positions(unit: Unit, value: Value, layout: Layout) -> bool:
+    """Whether nothing is added along the channel axis."""
+    widths = unit.config["pad_width"]
+    return np.ndim(widths) == 2 and len(widths) > 1 and not any(widths[layout.axis])

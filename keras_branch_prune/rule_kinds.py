@@ -351,6 +351,46 @@ class Reduction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Squeezing:
+    """The removal of axes of size 1, which the config names with `axis`."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Moves the channel axis past the axes that are gone."""
+        (layout,), (value,) = layouts, call.inputs
+        if layout is None:
+            return None
+        axis = call.unit.config["axis"]
+        gone = [a for a, size in enumerate(value.shape) if size == 1]
+        gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
+        if layout.axis in gone:
+            tracker.fix(layout, f"{described(call.unit)} removes the channel axis")
+            return None
+        return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the unit itself: it has no weights."""
+        return unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """The insertion of axes of size 1, which the config names with `axis`."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Moves the channel axis past the axes that are new."""
+        (layout,), rank = layouts, len(call.outputs[0].shape)
+        if layout is None:
+            return None
+        new = {int(a) % rank for a in np.atleast_1d(call.unit.config["axis"])}
+        old = [axis for axis in range(rank) if axis not in new]
+        return dataclasses.replace(layout, axis=old[layout.axis])
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the unit itself: it has no weights."""
+        return unit
+
+
+@dataclasses.dataclass(frozen=True)
 class Permutation:
     """A permutation of the axes: the channels go along.
 

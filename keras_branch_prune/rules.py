@@ -165,7 +165,6 @@ _RULES: dict[type, Rule] = {
     _layers.DepthwiseConv1D: Depthwise(),
     _layers.DepthwiseConv2D: Depthwise(),
     _layers.LayerNormalization: _along_channels,
-    _layers.RMSNormalization: _along_channels,
     _layers.UnitNormalization: _along_channels,
     _layers.GroupNormalization: GroupNorm(),
     _layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),
@@ -187,6 +186,8 @@ _RULES: dict[type, Rule] = {
 }
 
 _RULES.update({**operation_rules(), **attention_rules(), **application_rules()})
+if hasattr(_layers, "RMSNormalization"):  # since Keras 3.9
+    _RULES[_layers.RMSNormalization] = _along_channels
 
 
 def rule_for(unit: Unit) -> Rule:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 from models import randomized
 
 _MIN_SIZE = 2
@@ -39,7 +39,9 @@ class _Grower:
 
     STEPS = (
         *("conv", "fused_conv", "transposed", "dense", "normalize", "activate", "pool", "resize"),
-        *("merge", "residual", "concat", "joined_concat", "shared_conv", "nested"),
+        *("merge", "residual", "concat", "joined_concat", "shared_conv", "nested", "depthwise"),
+        *("separable", "grouped", "layer_norm", "group_norm", "operators", "gate", "einsum"),
+        *("attention", "permuted"),
     )
 
     def __init__(self) -> None:
@@ -127,3 +129,57 @@ class _Grower:
     def _nested(self, x: keras.KerasTensor) -> keras.KerasTensor:
         block = keras.Sequential([keras.Input(x.shape[1:]), layers.Conv2D(4, 1), layers.ReLU()])
         return block(x)
+
+    def _depthwise(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        multiplier = self._choose([1, 2])
+        layer = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=multiplier)
+        return layer(x)
+
+    def _separable(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        multiplier, activation = self._choose([(1, "relu"), (2, None)])
+        layer = layers.SeparableConv2D(
+            self._filters(), 3, padding="same", depth_multiplier=multiplier, activation=activation
+        )
+        return layer(x)
+
+    def _grouped(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        channels = x.shape[-1]
+        groups = self._choose([g for g in (1, 2, 3, channels) if channels % g == 0])
+        return layers.Conv2D(2 * groups, 3, padding="same", groups=groups)(x)
+
+    def _layer_norm(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return self._choose([layers.LayerNormalization, layers.UnitNormalization])()(x)
+
+    def _group_norm(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        groups = self._choose([g for g in (-1, 1, 2, 3) if g < 0 or x.shape[-1] % g == 0])
+        return layers.GroupNormalization(groups)(x)
+
+    def _operators(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        other = self._partner(x, same_channels=True)
+        options = (
+            lambda: ops.relu(x) * 0.5 - other,
+            lambda: ops.maximum(x, 0.5 * other + 1.0),
+            lambda: ops.tanh(x + other) / 2.0,
+        )
+        return self._choose(options)()
+
+    def _gate(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        squeezed = ops.mean(x, axis=(1, 2))
+        squeezed = layers.Dense(4, activation="relu")(squeezed)
+        gate = layers.Dense(x.shape[-1], activation="sigmoid")(squeezed)
+        return x * layers.Reshape((1, 1, x.shape[-1]))(gate)
+
+    def _einsum(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        shape = (*x.shape[1:3], self._filters())
+        return layers.EinsumDense("bhwc,cd->bhwd", output_shape=shape, bias_axes="d")(x)
+
+    def _attention(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        heads, value_dim = self._choose([(2, None), (3, 2), (2, 4)])
+        rows, columns, channels = x.shape[1:]
+        tokens = layers.Reshape((rows * columns, channels))(x)
+        attention = layers.MultiHeadAttention(heads, 2, value_dim=value_dim)
+        tokens = layers.Add()([tokens, attention(tokens, tokens)])
+        return layers.Reshape((rows, columns, channels))(tokens)
+
+    def _permuted(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return ops.transpose(layers.Permute((3, 1, 2))(x), (0, 2, 3, 1))

@@ -1,12 +1,12 @@
 """Prunes every architecture of `keras.applications` and checks each result numerically.
 
-    python benchmarks/coverage.py --output=docs/coverage.json
-    python benchmarks/coverage.py --names=ResNet50,ConvNeXtTiny --policy=float64
+    python benchmarks/applications.py --output=docs/applications.json
+    python benchmarks/applications.py --names=ResNet50,ConvNeXtTiny --policy=float64
 
 Every architecture is built without weights, filled with random numbers (BatchNormalization too, so
 that mistakes show), planned at one width, branched, moved away from its starting point, merged and
 compared, each in a process of its own. With `--output`, results are kept one by one, so that an
-interrupted run continues, and a table is written beside them as Markdown.
+interrupted run continues (failures are tried again), and a table is written beside them.
 """
 
 from __future__ import annotations
@@ -73,16 +73,14 @@ def error_between(expected: keras.Model, actual: keras.Model) -> float:
     return relative_error(expected(inputs, training=False), actual(inputs, training=False))
 
 
-def measure(name: str) -> dict:
+def measure(name: str, width: float) -> dict:
     """Prunes one architecture and returns what the table says of it."""
-    keras.config.set_dtype_policy(FLAGS.policy)
-    keras.config.set_floatx(FLAGS.policy)
     model = getattr(keras.applications, name)(weights=None)
     randomize(model)
     built = peak_memory_mib()
     start = time.perf_counter()
     groups = kbp.explain(model).groups
-    branched = kbp.branch(model, kbp.plan(model, width=FLAGS.width))
+    branched = kbp.branch(model, kbp.plan(model, width=width))
     surgery = time.perf_counter() - start
     start_error = error_between(model, branched)
     kbp.set_alpha(branched, 0)
@@ -96,12 +94,17 @@ def measure(name: str) -> dict:
         "prunable": sum(group.prunable for group in groups),
         "reasons": sorted({re.sub(r"'.*?'", "…", g.reason) for g in groups if g.reason}),
         "parameters": [model.count_params(), compact.count_params()],
-        "macs": [kbp.count_macs(model), kbp.count_macs(compact)],
+        "macs": [macs(model), macs(compact)],
         "start_error": start_error,
         "merge_error": error_between(branched, compact),
         "seconds": surgery,
         "memory_ratio": (peak_memory_mib() - built) / weights_mib(model),
     }
+
+
+def macs(model: keras.Model) -> int:
+    """Returns the MACs of one sample, of 224 × 224 pixels if the model leaves the size open."""
+    return kbp.count_macs(model, tuple(size or 224 for size in model.input_shape[1:]))
 
 
 def peak_memory_mib() -> float:
@@ -150,13 +153,16 @@ def as_markdown(results: list[dict]) -> str:
 def main(_: list[str]) -> None:
     """Runs the architectures that have no result yet and prints them all."""
     if FLAGS.only:
-        print(json.dumps(measure(FLAGS.only)))
+        keras.config.set_dtype_policy(FLAGS.policy)
+        keras.config.set_floatx(FLAGS.policy)
+        print(json.dumps(measure(FLAGS.only, FLAGS.width)))
         return
     path = Path(FLAGS.output) if FLAGS.output else None
     results = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
     for name in FLAGS.names or architectures():
-        if any(result["name"] == name for result in results):
+        if any(result["name"] == name and "failed" not in result for result in results):
             continue
+        results = [result for result in results if result["name"] != name]
         results.append(in_fresh_process(name))
         print(as_markdown(results[-1:]).splitlines()[-1], flush=True)
         if path:

@@ -1,0 +1,31 @@
+"""Architectures of `keras.applications`, pruned with their residual streams, and checked."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from applications import architectures, measure
+
+FAST = ("MobileNetV2", "MobileNetV3Small", "ResNet50", "NASNetMobile")
+BAR = 1e-4
+
+
+def check(result: dict) -> None:
+    """Asserts that a result is exact and small."""
+    before, after = result["parameters"]
+    assert result["start_error"] == 0.0
+    assert result["merge_error"] <= BAR
+    assert after < 0.4 * before
+    assert result["prunable"] >= result["groups"] - 1
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_few_architectures(name):
+    check(measure(name, 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(architectures()) - set(FAST)))
+def test_all_other_architectures(name):
+    check(measure(name, 0.5))
+    keras.backend.clear_session()
