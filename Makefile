@@ -45,10 +45,12 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.examples: setup.py pyproject.toml $(VENV)/.created
+	@echo "Installing what the examples need into $(VENV) …"
 	$(PIP) --editable ".[examples,export,report]"
 	touch $@
 
 $(VENV)/.test: setup.py pyproject.toml $(VENV)/.created
+	@echo "Installing what the tests need into $(VENV) …"
 	$(PIP) --editable ".[test]"
 	touch $@
 

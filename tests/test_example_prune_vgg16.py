@@ -97,6 +97,26 @@ def test_a_folder_of_other_settings_is_refused(finished):
 
 
 @pytest.mark.slow
+def test_it_prunes_a_pretrained_model_by_the_share_to_remove(finished, tmp_path):
+    pretrained = finished[0] / "original.keras"
+    run(
+        tmp_path,
+        f"--pretrained={pretrained}",
+        "--prune=0.5",
+        "--schedule=linear",
+        "--schedule_parameter=2",
+        "--notrain_original",
+        "--nobenchmark",
+    )
+    original, pruned = (kbp.load_model(path) for path in (pretrained, tmp_path / "compact.keras"))
+    for layer in original.layers:
+        if hasattr(layer, "filters"):
+            assert pruned.get_layer(layer.name).filters == layer.filters // 2
+    history = json.loads((tmp_path / "branched.history.json").read_text())
+    assert [row["alpha"] for row in history] == [1.0, 0.5]
+
+
+@pytest.mark.slow
 def test_killed_while_alpha_falls_it_ends_as_if_left_alone(finished, tmp_path):
     expected, _ = finished
     process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL)
