@@ -151,11 +151,11 @@ class Layout:
                 more than 1 only for a single segment.
         """
         if groups == 1:
-            return [(b.positions, np.eye(b.channels)[b.kept(kept)]) for b in self.blocks]
+            return [(b.positions, _one_hot(b.kept(kept), b.channels)) for b in self.blocks]
         (block,) = self.blocks
         size = block.channels // groups
         runs = np.split(block.kept(kept), groups)
-        return [(1, np.eye(size)[run - start * size]) for start, run in enumerate(runs)]
+        return [(1, _one_hot(run - start * size, size)) for start, run in enumerate(runs)]
 
 
 def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
@@ -197,6 +197,13 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
             if end < segment.size:
                 cuts.append((segment.group, end // segment.repeat))
     return cuts
+
+
+def _one_hot(indices: np.ndarray, size: int) -> np.ndarray:
+    """Returns the selection matrix `(len(indices), size)`, float32: these maps can be large."""
+    matrix = np.zeros((len(indices), size), np.float32)
+    matrix[np.arange(len(indices)), indices] = 1.0
+    return matrix
 
 
 def _pieces(block: Block, ends: Sequence[int]) -> Iterator[tuple[Segment, int]]:
