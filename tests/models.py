@@ -238,7 +238,9 @@ def tokens() -> keras.Model:
     x = layers.Embedding(7, 8, name="table")(inputs)
     y = layers.Dense(12, activation="gelu", name="wide")(layers.LayerNormalization()(x))
     x = x + layers.Dense(8, name="narrow")(y)
-    x = layers.Reshape((40,))(layers.RMSNormalization()(x))
+    # Keras 3.8 has no RMSNormalization yet.
+    normalization = getattr(layers, "RMSNormalization", layers.LayerNormalization)
+    x = layers.Reshape((40,))(normalization()(x))
     return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
 

@@ -20,14 +20,15 @@ def check(result: dict) -> None:
     before, after = result["parameters"]
     assert result["start_error"] == 0.0
     assert result["merge_error"] <= BAR
-    assert result["sensitivity"] > 1e-4
     assert after < 0.4 * before
     assert result["prunable"] >= result["groups"] - 1
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_few_architectures(name):
-    check(measure(name, 0.5, 75))
+    result = measure(name, 0.5, 75)
+    assert result["sensitivity"] > 1e-2
+    check(result)
 
 
 @pytest.mark.slow
