@@ -11,7 +11,6 @@ from keras.src.applications.convnext import LayerScale, StochasticDepth
 
 from keras_branch_prune.equivalence import random_inputs, relative_error
 
-
 # Keras 3.8 has no RMSNormalization yet.
 _RMS_NORMALIZATION = getattr(layers, "RMSNormalization", layers.LayerNormalization)
 
