@@ -126,8 +126,16 @@ class Channelwise:
         return unit.replace(weights=tuple(weights))
 
 
+class _Weightless:
+    """What rules of layers without weights or sizes share: the narrow layer is the layer itself."""
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Returns the unit itself."""
+        return unit
+
+
 @dataclasses.dataclass(frozen=True)
-class Elementwise:
+class Elementwise(_Weightless):
     """A merge of several tensors channel by channel (add, multiply …): ties their groups."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -161,13 +169,9 @@ class Elementwise:
         rank = len(call.outputs[0].shape)
         return layout and dataclasses.replace(layout, axis=rank + axis)
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
-class Concatenation:
+class Concatenation(_Weightless):
     """Lays groups side by side along the channel axis, or ties them along another one."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -190,13 +194,9 @@ class Concatenation:
         ]
         return side_by_side(axis, parts)
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
-class Flattening:
+class Flattening(_Weightless):
     """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -213,10 +213,6 @@ class Flattening:
             return None
         return _flattened(layout, value)
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
 class Depthwise:
@@ -231,37 +227,34 @@ class Depthwise:
             tracker.fix(layout, f"{described(call.unit)} works along another axis")
             return None
         tracker.tie_calls(call.unit, "input", layout)
-        return layout.repeated(call.unit.config["depth_multiplier"])
+        return layout.repeated(self.multiplier(call.unit))
+
+    def multiplier(self, unit: Unit) -> int:
+        """Returns the number of output channels per input channel."""
+        return int(unit.config["depth_multiplier"])
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the kernels and biases of the kept channels."""
         kernel, *biases = unit.arrays()
-        outputs = layout.repeated(unit.config["depth_multiplier"]).kept(kept)
+        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
         narrow = [kernel.take(layout.kept(kept), -2), *(bias.take(outputs) for bias in biases)]
         return unit.replace(weights=tuple(narrow))
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupedDepthwise:
+class GroupedDepthwise(Depthwise):
     """A grouped convolution with one input channel per group, which is a depthwise one."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Returns the layout with every channel repeated."""
-        (layout,), config = layouts, call.unit.config
-        if layout is None:
-            return None
-        if layout.axis != channel_axis(call.unit, call.inputs[0]):
-            tracker.fix(layout, f"{described(call.unit)} works along another axis")
-            return None
-        tracker.tie_calls(call.unit, "input", layout)
-        return layout.repeated(config["filters"] // config["groups"])
+    def multiplier(self, unit: Unit) -> int:
+        """Returns the number of output channels per group."""
+        return int(unit.config["filters"] // unit.config["groups"])
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        groups = len(layout.kept(kept))
-        outputs = layout.repeated(unit.config["filters"] // unit.config["groups"]).kept(kept)
+        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
+        config = {"groups": len(layout.kept(kept)), "filters": len(outputs)}
         weights = tuple(array.take(outputs, axis=-1) for array in unit.arrays())
-        return unit.replace(config={"groups": groups, "filters": len(outputs)}, weights=weights)
+        return unit.replace(config=config, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +322,7 @@ class Reshaping:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduction:
+class Reduction(_Weightless):
     """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -345,13 +338,9 @@ class Reduction:
         before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
         return dataclasses.replace(layout, axis=layout.axis - int(before))
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
-class Squeezing:
+class Squeezing(_Weightless):
     """The removal of axes of size 1, which the config names with `axis`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -367,13 +356,9 @@ class Squeezing:
             return None
         return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
-class Expansion:
+class Expansion(_Weightless):
     """The insertion of axes of size 1, which the config names with `axis`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -385,13 +370,9 @@ class Expansion:
         old = [axis for axis in range(rank) if axis not in new]
         return dataclasses.replace(layout, axis=old[layout.axis])
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
-
 
 @dataclasses.dataclass(frozen=True)
-class Permutation:
+class Permutation(_Weightless):
     """A permutation of the axes: the channels go along.
 
     Args:
@@ -407,10 +388,6 @@ class Permutation:
             return None
         axes = list(self.order(call.unit, len(value.shape)))
         return dataclasses.replace(layout, axis=axes.index(layout.axis))
-
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself: it has no weights."""
-        return unit
 
 
 def _has_constant_channels(call: Call, axis: int) -> bool:
