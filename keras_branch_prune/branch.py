@@ -23,7 +23,7 @@ import numpy as np
 from keras import tree
 
 from keras_branch_prune.canonical import canonical
-from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value
+from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.layouts import Kept, Layout
@@ -155,8 +155,8 @@ class _Brancher:
 
         def make() -> Unit:
             maps = layout.selections(self._kept, rule.output_groups(call.unit))
-            bias = [np.zeros(sum(m.shape[0] for _, m in maps))] if rule.has_bias(call.unit) else []
-            return _channel_map(name, call, layout.axis, [(p, m.T) for p, m in maps], bias)
+            bias = [np.zeros(sum(len(m.kept) for m in maps))] if rule.has_bias(call.unit) else []
+            return _channel_map(name, call, layout.axis, [m.reduce() for m in maps], bias)
 
         return self._once(name, make)
 
@@ -164,12 +164,12 @@ class _Brancher:
         """The map k → C before a consumer, shared by all that share a consumer."""
         leaving = self._analysis.exits[value]
         name = f"{leaving.name}__expand"
-        return self._once(
-            (name, leaving),
-            lambda: _channel_map(
-                name, call, layout.axis, layout.selections(self._kept, leaving.groups), []
-            ),
-        )
+
+        def make() -> Unit:
+            maps = layout.selections(self._kept, leaving.groups)
+            return _channel_map(name, call, layout.axis, [m.expand() for m in maps], [])
+
+        return self._once((name, leaving), make)
 
     def _blend(self, call: Call, value: Value, track: _Track) -> Any:
         """Returns what a linear layer reads: both branches blended, or the one there is."""
@@ -188,7 +188,7 @@ def _channel_map(
     name: str,
     call: Call,
     axis: int,
-    maps: list[tuple[int, np.ndarray]],
+    maps: list[tuple[int, Deferred]],
     bias: list[np.ndarray],
 ) -> Unit:
     """Returns a `ChannelMap` with these weights and the dtype of the call's layer."""

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from keras import tree
 
 from keras_branch_prune.graph import Call, Graph, Unit, Value
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear import ChannelMatrices
-from keras_branch_prune.linear_rules import LinearMap, LinearRule
+from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
 
 
@@ -63,9 +62,7 @@ class _Narrowing:
         """Returns the narrow unit of a call, the same one for all calls of a unit."""
         if call.unit not in self._units:
             rule = rule_for(call.unit)
-            if isinstance(rule, LinearMap) and type(rule).multiply is LinearMap.multiply:
-                unit = self._resized(rule, call)
-            elif isinstance(rule, LinearRule):
+            if isinstance(rule, LinearRule):
                 unit = self._multiplied(rule, call)
             else:
                 layout = next(filter(None, map(self._narrowed, call.inputs)), None)
@@ -73,34 +70,18 @@ class _Narrowing:
             self._units[call.unit] = unit
         return self._units[call.unit]
 
-    def _resized(self, rule: LinearMap, call: Call) -> Unit:
-        """Spares the product of kernels that may be large: their sizes are all that is needed."""
-        unit, source = call.unit, self._narrowed(call.inputs[0])
-        target = self._narrowed(call.outputs[0])
-        if source is None and target is None:
-            return unit
-        shape = list(unit.weights[0].shape)
-        if source is not None:
-            shape[rule.input_axis] = self._width(source) // rule.output_groups(unit)
-        if target is not None:
-            shape[rule.output_axis] = self._width(target)
-        width = shape[rule.output_axis]
-        shapes = [tuple(shape), *[(width,)] * (len(unit.weights) - 1)]
-        # Broadcasting takes no memory.
-        weights = tuple(np.broadcast_to(np.float32(0), shape) for shape in shapes)
-        return unit.replace(config={rule.width_key: width}, weights=weights)
-
     def _multiplied(self, rule: LinearRule, call: Call) -> Unit:
         target, expands = self._narrowed(call.outputs[0]), {}
         for role, value in rule.inputs(call).items():
             layout = self._narrowed(value)
             if layout is not None:
                 groups = self._analysis.exits[value].groups
-                expands[role] = ChannelMatrices(tuple(layout.selections(self._kept, groups)))
+                selections = layout.selections(self._kept, groups)
+                expands[role] = ChannelMatrices(tuple(s.expand() for s in selections))
         if target is None:
             return rule.multiply(call.unit, expands, None) if expands else call.unit
         selections = target.selections(self._kept, rule.output_groups(call.unit))
-        reduce = ChannelMatrices(tuple((positions, m.T) for positions, m in selections))
+        reduce = ChannelMatrices(tuple(s.reduce() for s in selections))
         return rule.multiply(call.unit, expands, reduce)
 
     def _narrowed(self, value: Value) -> Layout | None:

@@ -12,6 +12,28 @@ from keras import tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Deferred:
+    """An array that is made whenever it is asked for: large ones need not be held until then.
+
+    Args:
+        shape: Shape of the array.
+        make: Returns the array.
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    def numpy(self) -> np.ndarray:
+        """Returns the array, as a Keras variable does."""
+        return self.make()
+
+
+def as_array(weight: Any) -> np.ndarray:
+    """Returns a weight of a unit (an array, a deferred one or a variable) as an array."""
+    return weight if isinstance(weight, np.ndarray) else weight.numpy()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Unit:
     """One operation as data: its class, its config and where its weights come from.
 
@@ -19,7 +41,7 @@ class Unit:
         name: Unique name in the graph.
         cls: The Keras layer or operation class.
         config: What `cls.from_config` takes.
-        weights: Keras variables or arrays, in the order of the layer's `weights`.
+        weights: Keras variables, arrays or deferred arrays, in the order of the layer's `weights`.
     """
 
     name: str
@@ -29,7 +51,7 @@ class Unit:
 
     def arrays(self) -> list[np.ndarray]:
         """Returns the weights as arrays, in the order of the layer's `weights`."""
-        return [w if isinstance(w, np.ndarray) else w.numpy() for w in self.weights]
+        return [as_array(weight) for weight in self.weights]
 
     def replace(self, **changes: Any) -> Unit:
         """Returns a copy with some fields changed; `config` is updated, not replaced."""

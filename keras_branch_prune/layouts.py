@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_branch_prune.graph import Deferred
+
 Kept = Mapping[str, Sequence[int]]
 """Channel group name → indices of the channels that stay; a group that is missing keeps all."""
 
@@ -86,6 +88,34 @@ class Block:
         return list(itertools.accumulate(segment.size for segment in self.segments))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+    """Which channels of a block stay.
+
+    Args:
+        positions: How often the block repeats.
+        channels: Channels at one position.
+        kept: Indices of those that stay, of shape `(k,)`.
+    """
+
+    positions: int
+    channels: int
+    kept: np.ndarray
+
+    def expand(self) -> tuple[int, Deferred]:
+        """Returns `(positions, map (k, channels))`, the selected channels back to their places."""
+        return self.positions, Deferred((len(self.kept), self.channels), self._matrix)
+
+    def reduce(self) -> tuple[int, Deferred]:
+        """Returns `(positions, map (channels, k))`, which takes the selected channels."""
+        return self.positions, Deferred((self.channels, len(self.kept)), lambda: self._matrix().T)
+
+    def _matrix(self) -> np.ndarray:
+        matrix = np.zeros((len(self.kept), self.channels), np.float32)
+        matrix[np.arange(len(self.kept)), self.kept] = 1.0
+        return matrix
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The channel axis of a tensor (counted with the batch dimension) and its blocks in order."""
@@ -142,8 +172,8 @@ class Layout:
             start += block.positions * block.channels
         return np.concatenate(parts)
 
-    def selections(self, kept: Kept, groups: int = 1) -> list[tuple[int, np.ndarray]]:
-        """Returns `(positions, selection of the kept channels (k, C))` per block of a channel map.
+    def selections(self, kept: Kept, groups: int = 1) -> list[Selection]:
+        """Returns the selection of the kept channels, by the blocks of a channel map.
 
         Args:
             kept: The channels that stay.
@@ -151,11 +181,11 @@ class Layout:
                 more than 1 only for a single segment.
         """
         if groups == 1:
-            return [(b.positions, _one_hot(b.kept(kept), b.channels)) for b in self.blocks]
+            return [Selection(b.positions, b.channels, b.kept(kept)) for b in self.blocks]
         (block,) = self.blocks
         size = block.channels // groups
         runs = np.split(block.kept(kept), groups)
-        return [(1, _one_hot(run - start * size, size)) for start, run in enumerate(runs)]
+        return [Selection(1, size, run - start * size) for start, run in enumerate(runs)]
 
 
 def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
@@ -197,13 +227,6 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
             if end < segment.size:
                 cuts.append((segment.group, end // segment.repeat))
     return cuts
-
-
-def _one_hot(indices: np.ndarray, size: int) -> np.ndarray:
-    """Returns the selection matrix `(len(indices), size)`, float32: these maps can be large."""
-    matrix = np.zeros((len(indices), size), np.float32)
-    matrix[np.arange(len(indices)), indices] = 1.0
-    return matrix
 
 
 def _pieces(block: Block, ends: Sequence[int]) -> Iterator[tuple[Segment, int]]:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph import Unit
+from keras_branch_prune.graph import Unit, as_array
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelMatrices:
-    """The weights of a `ChannelMap`: `(positions, kernel)` per block, and perhaps a bias."""
+    """The weights of a `ChannelMap`, arrays or not yet: `(positions, kernel)` per block, a bias."""
 
-    blocks: tuple[tuple[int, np.ndarray], ...]
-    bias: np.ndarray | None = None
+    blocks: tuple[tuple[int, Any], ...]
+    bias: Any = None
 
     @classmethod
     def of(cls, unit: Unit) -> ChannelMatrices:
-        """Reads the weights of a `ChannelMap` unit."""
-        arrays = unit.arrays()
+        """Takes the weights of a `ChannelMap` unit."""
+        weights = list(unit.weights)
         positions = [block[0] for block in unit.config["blocks"]]
-        bias = arrays.pop() if unit.config["use_bias"] else None
-        return cls(tuple(zip(positions, arrays, strict=True)), bias)
+        bias = weights.pop() if unit.config["use_bias"] else None
+        return cls(tuple(zip(positions, weights, strict=True)), bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Channels before and after the map, those of all positions."""
+        inputs = sum(positions * matrix.shape[0] for positions, matrix in self.blocks)
+        outputs = sum(positions * matrix.shape[1] for positions, matrix in self.blocks)
+        return inputs, outputs
 
     def dense(self) -> np.ndarray:
         """Returns the whole map as one matrix `(inputs, outputs)`, float64; block-diagonal."""
-        rows = sum(matrix.shape[0] for _, matrix in self.blocks)
-        columns = sum(matrix.shape[1] for _, matrix in self.blocks)
-        whole, row, column = np.zeros((rows, columns)), 0, 0
+        whole, row, column = np.zeros(self.shape), 0, 0
         for positions, matrix in self.blocks:
             assert positions == 1
             height, width = matrix.shape
-            whole[row : row + height, column : column + width] = matrix
+            whole[row : row + height, column : column + width] = as_array(matrix)
             row, column = row + height, column + width
         return whole
 
@@ -52,7 +58,7 @@ def expand_kernel(
         return kernel
     if groups == 1:
         return _expand_rows(kernel, axis, expand)
-    narrow, channels = (size // groups for size in expand.dense().shape)
+    narrow, channels = (size // groups for size in expand.shape)
     parts = []
     for group, part in enumerate(np.split(kernel, groups, axis=-1)):
         inputs = slice(group * narrow, (group + 1) * narrow)
@@ -73,7 +79,7 @@ def reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
     """Returns the bias behind the map, float64."""
     if reduce is None:
         return bias
-    return bias @ reduce.dense() + (0.0 if reduce.bias is None else reduce.bias)
+    return bias @ reduce.dense() + (0.0 if reduce.bias is None else as_array(reduce.bias))
 
 
 def _expand_rows(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.ndarray:
@@ -83,7 +89,7 @@ def _expand_rows(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.n
         narrow, channels = matrix.shape
         end = start + positions * channels
         part = rows[start:end].reshape(positions, channels, -1)
-        part = np.matmul(matrix.astype(np.float64), part)
+        part = np.matmul(as_array(matrix).astype(np.float64), part)
         parts.append(part.reshape(positions * narrow, *rows.shape[1:]))
         start = end
     return np.moveaxis(np.concatenate(parts), 0, axis)

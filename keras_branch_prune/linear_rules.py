@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.rule_kinds import Layouts, Tracker, channel_axis, described
@@ -108,17 +110,29 @@ class LinearMap(LinearRule):
         return {"input": call.inputs[0]}
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
-        """Returns `reduce ∘ unit ∘ expand` as one layer."""
-        kernel, *biases = unit.arrays()
-        groups = self.output_groups(unit)
-        product = expand_kernel(
-            kernel.astype(np.float64), self.input_axis, expands.get("input"), groups
+        """Returns `reduce ∘ unit ∘ expand` as one layer, multiplied when its weights are set."""
+        kernel, *biases = unit.weights
+        expand, groups = expands.get("input"), self.output_groups(unit)
+        shape = list(kernel.shape)
+        if expand is not None:
+            shape[self.input_axis] = expand.shape[0] // groups
+        if reduce is not None:
+            shape[self.output_axis] = reduce.shape[1]
+
+        def product() -> np.ndarray:
+            array = as_array(kernel)
+            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, groups)
+            return reduce_kernel(expanded, self.output_axis, reduce).astype(array.dtype)
+
+        def reduced(bias: Any) -> np.ndarray:
+            array = as_array(bias)
+            return reduce_bias(array.astype(np.float64), reduce).astype(array.dtype)
+
+        width = shape[self.output_axis]
+        weights = [Deferred((width,), functools.partial(reduced, bias)) for bias in biases]
+        return unit.replace(
+            config={self.width_key: width}, weights=(Deferred(tuple(shape), product), *weights)
         )
-        product = reduce_kernel(product, self.output_axis, reduce)
-        biases = [reduce_bias(bias.astype(np.float64), reduce) for bias in biases]
-        weights = tuple(array.astype(kernel.dtype) for array in (product, *biases))
-        width = product.shape[self.output_axis]
-        return unit.replace(config={self.width_key: width}, weights=weights)
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the kernel as `(everything else, output channels)`."""

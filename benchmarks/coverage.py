@@ -1,7 +1,7 @@
 """Prunes every architecture of `keras.applications` and checks each result numerically.
 
-    python benchmarks/applications.py --output=docs/applications.json
-    python benchmarks/applications.py --names=ResNet50,ConvNeXtTiny --policy=float64
+    python benchmarks/coverage.py --size=75 --output=docs/coverage.json
+    python benchmarks/coverage.py --names=ResNet50,ConvNeXtTiny --policies=float64
 
 Every architecture is built without weights and softmax, and filled with random numbers, in
 BatchNormalization too, so that mistakes show. It is planned at one width, branched, moved away from
@@ -13,6 +13,7 @@ written beside them.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -31,7 +32,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("names", None, "Architectures; none: all of keras.applications.")
 flags.DEFINE_float("width", 0.5, "Share of the channels that every group keeps.", 0, 1)
 flags.DEFINE_integer("size", 96, "Height and width of the images, pixels.", 75)
-flags.DEFINE_enum("policy", "float32", ["float32", "float64"], "Dtype policy of the models.")
+flags.DEFINE_list("policies", ["float32", "float64"], "Dtype policies of the models.")
 flags.DEFINE_string("output", None, "JSON file of results; a Markdown table is put beside it.")
 flags.DEFINE_integer("timeout", 1800, "Longest time for one architecture, s.")
 flags.DEFINE_string("only", None, "Run this one in this process and print its result as JSON.")
@@ -150,71 +151,89 @@ def weights_mib(model: keras.Model) -> float:
     return sum(w.numpy().nbytes for w in model.weights) / 2**20
 
 
-def in_fresh_process(name: str) -> dict:
+def in_fresh_process(name: str, policy: str) -> dict:
     """Returns the result of `measure` in a process of its own, or the error that ended it."""
     command = [sys.executable, __file__, f"--only={name}"]
-    command += [f"--width={FLAGS.width}", f"--policy={FLAGS.policy}", f"--size={FLAGS.size}"]
+    command += [f"--width={FLAGS.width}", f"--policies={policy}", f"--size={FLAGS.size}"]
+    result = {"name": name, "policy": policy}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=FLAGS.timeout)
     except subprocess.TimeoutExpired:
-        return {"name": name, "failed": f"took more than {FLAGS.timeout} s"}
+        return {**result, "failed": f"took more than {FLAGS.timeout} s"}
     if done.returncode:
-        return {"name": name, "failed": done.stderr.strip().splitlines()[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+        return {**result, "failed": done.stderr.strip().splitlines()[-1][:300]}
+    return {**result, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def as_markdown(results: list[dict]) -> str:
-    """Returns the results as a Markdown table."""
+    """Returns the results as a Markdown table: one line per architecture, an error per policy."""
     lines = [
-        "| architecture | groups | prunable | parameters | share | MACs share | error | s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| architecture | groups | prunable | parameters | share | MACs share "
+        "| merge error, float32 | float64 | s | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for result in results:
-        if "failed" in result:
-            lines.append(f"| {result['name']} | failed: {result['failed']} |")
+    for name in sorted({result["name"] for result in results}):
+        by_policy = {r["policy"]: r for r in results if r["name"] == name}
+        errors = [_error_cell(by_policy.get(policy)) for policy in _BAR]
+        done = [r for r in by_policy.values() if "failed" not in r]
+        if not done:
+            lines.append(f"| {name} | | | | | | {errors[0]} | {errors[1]} | | |")
             continue
-        (params, compact), (macs, compact_macs) = result["parameters"], result["macs"]
+        (params, compact), (macs, compact_macs) = done[0]["parameters"], done[0]["macs"]
         lines.append(
-            f"| {result['name']} | {result['groups']} | {result['prunable']} | {params:,} "
-            f"| {compact / params:.3f} | {compact_macs / macs:.3f} | {result['merge_error']:.1e} "
-            f"| {result['seconds']:.1f} |"
+            f"| {name} | {done[0]['groups']} | {done[0]['prunable']} | {params:,} "
+            f"| {compact / params:.3f} | {compact_macs / macs:.3f} | {errors[0]} | {errors[1]} "
+            f"| {done[0]['seconds']:.1f} | {done[0]['memory_ratio']:.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _error_cell(result: dict | None) -> str:
+    if result is None:
+        return ""
+    return f"failed: {result['failed']}" if "failed" in result else f"{result['merge_error']:.1e}"
 
 
 def is_exact(result: dict) -> bool:
     """Whether an architecture was pruned, and both comparisons hold."""
     if "failed" in result:
         return False
-    return result["start_error"] == 0 and result["merge_error"] <= _BAR[FLAGS.policy]
+    return result["start_error"] == 0 and result["merge_error"] <= _BAR[result["policy"]]
 
 
-def main(_: list[str]) -> None:
-    """Runs the architectures that have no result yet and prints them all."""
-    if FLAGS.only:
-        keras.config.set_dtype_policy(FLAGS.policy)
-        keras.config.set_floatx(FLAGS.policy)
-        print(json.dumps(measure(FLAGS.only, FLAGS.width, FLAGS.size)))
-        return
-    path = Path(FLAGS.output) if FLAGS.output else None
+def run_all(names: list[str], path: Path | None) -> list[dict]:
+    """Measures what has no result yet; keeps the results in a file one by one, if there is one."""
     results = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
-    for name in FLAGS.names or architectures():
-        if any(result["name"] == name and "failed" not in result for result in results):
+    finished = {(r["name"], r["policy"]) for r in results if "failed" not in r}
+    for name, policy in itertools.product(names, FLAGS.policies):
+        if (name, policy) in finished:
             continue
-        results = [result for result in results if result["name"] != name]
-        results.append(in_fresh_process(name))
+        results = [r for r in results if (r["name"], r["policy"]) != (name, policy)]
+        results.append(in_fresh_process(name, policy))
         print(as_markdown(results[-1:]).splitlines()[-1], flush=True)
         if path:
             with kbp.atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             with kbp.atomic_write(path.with_suffix(".md")) as temporary:
                 temporary.write_text(as_markdown(results), encoding="utf-8")
-    bad = [r["name"] for r in results if not is_exact(r)]
-    small = [
-        r for r in results if "failed" not in r and r["parameters"][1] < 0.4 * r["parameters"][0]
-    ]
+    return results
+
+
+def main(_: list[str]) -> None:
+    """Runs the architectures that have no result yet, prints them all and a summary."""
+    if FLAGS.only:
+        (policy,) = FLAGS.policies
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(policy)
+        print(json.dumps(measure(FLAGS.only, FLAGS.width, FLAGS.size)))
+        return
+    path = Path(FLAGS.output) if FLAGS.output else None
+    results = run_all(FLAGS.names or architectures(), path)
+    bad = [(r["name"], r["policy"]) for r in results if not is_exact(r)]
+    shares = [r["parameters"][1] / r["parameters"][0] for r in results if "failed" not in r]
     print(
-        f"{len(results)} architectures, {len(small)} below 0.40 of their parameters; failed: {bad}"
+        f"{len(results)} runs, {sum(share < 0.4 for share in shares)} below 0.40 of their "
+        f"parameters; not exact: {bad}"
     )
     if bad:
         sys.exit(1)
