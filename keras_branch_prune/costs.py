@@ -1,7 +1,7 @@
 """Analytic costs of a model: parameters, and multiply-accumulates (MACs) per sample.
 
 MACs are counted for every linear map: dense, convolutional (grouped, strided, dilated, transposed,
-depthwise, separable), einsum and multi-head attention layers, once per use of a shared layer.
+depthwise, separable), einsum and attention layers with heads, once per use of a shared layer.
 Biases, normalizations, activations, pooling and element-wise operations are not counted. A product
 with the zeros of a padded border counts like any other, as in TensorFlow's profiler.
 
@@ -199,7 +199,7 @@ def _einsum_dense(call: Call) -> int:
     return _positions(call, output, output.shape[1:]) * math.prod(summed)
 
 
-def _multi_head_attention(call: Call) -> int | None:
+def _attention(call: Call) -> int | None:
     kernels = [weight for weight in call.unit.weights if len(weight.shape) == 3]
     named = dict(zip(("query", "value", "key"), call.args, strict=False), **call.kwargs)
     query, value = named["query"], named["value"]
@@ -208,9 +208,9 @@ def _multi_head_attention(call: Call) -> int | None:
         return None
     lengths = [_positions(call, x, x.shape[1:2]) for x in (query, key, value, query)]
     projections = sum(n * _size(kernel) for n, kernel in zip(lengths, kernels, strict=True))
-    _, heads, value_dim = kernels[2].shape
-    key_dim = kernels[1].shape[2]
-    return projections + lengths[0] * lengths[1] * heads * (key_dim + value_dim)
+    # Heads of queries, of which several may share one of keys and values.
+    heads, sizes = kernels[0].shape[1], kernels[1].shape[2] + kernels[2].shape[2]
+    return projections + lengths[0] * lengths[1] * heads * sizes
 
 
 def _head_attention(call: Call) -> int:
@@ -241,7 +241,8 @@ _MACS: dict[type, Callable[[Call], int | None]] = {
     layers.Conv1DTranspose: _transposed_convolution,
     layers.Conv2DTranspose: _transposed_convolution,
     layers.Conv3DTranspose: _transposed_convolution,
-    layers.MultiHeadAttention: _multi_head_attention,
+    layers.MultiHeadAttention: _attention,
+    layers.GroupQueryAttention: _attention,
     HeadProjection: _dense,
     HeadAttention: _head_attention,
     ChannelMap: _channel_map,

@@ -60,6 +60,14 @@ def test_multi_head_attention():
     assert count_macs(model) == projections + 7 * 9 * 3 * (5 + 4)
 
 
+def test_grouped_query_attention():
+    query, value, key = keras.Input((7, 8)), keras.Input((9, 8)), keras.Input((9, 6))
+    attention = layers.GroupQueryAttention(head_dim=5, num_query_heads=4, num_key_value_heads=2)
+    projections = 7 * 8 * 20 + 9 * 6 * 10 + 9 * 8 * 10 + 7 * 20 * 8
+    model = keras.Model([query, value, key], attention(query, value, key))
+    assert count_macs(model) == projections + 7 * 9 * 4 * (5 + 5)
+
+
 def test_every_use_of_a_shared_layer_counts_but_its_parameters_once():
     inputs = keras.Input((6,))
     shared = layers.Dense(6, name="shared")
