@@ -89,6 +89,11 @@ class Analysis:
     layouts: Mapping[Value, Layout]
     exits: Mapping[Value, Exit]
 
+    def heads(self) -> set[str]:
+        """Returns the groups whose channels are attention heads, each of several channels."""
+        segments = (s for layout in self.layouts.values() for s in layout.segments())
+        return {segment.group for segment in segments if segment.inner is not None}
+
 
 def analyse(graph: Graph) -> Analysis:
     """Returns the channel groups of a canonical graph.

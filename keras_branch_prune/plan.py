@@ -136,7 +136,8 @@ def plan(
         width: Share of the channels that every prunable group keeps, in (0, 1]; or such shares by
             group name (see `explain`), where groups that are not named keep all.
         round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
-            to at least one multiple), as far as the group has channels.
+            to at least one multiple), as far as the group has channels. Attention heads are not
+            rounded: what counts for hardware are the channels in them.
         include: Prune only the groups that match: a layer's name, a glob such as `"block?_conv*"`,
             a function `ChannelGroup -> bool`, or a sequence of those. A group matches a name if
             one of its producers does. By default all groups are pruned.
@@ -168,10 +169,11 @@ def plan(
     )
     _check_selected(width, selected)
     rng = np.random.default_rng(seed)
-    groups = []
+    groups, heads = [], analysis.heads()
     for group in (group for group in selected if group.name in ratios):
         scores = SALIENCIES[saliency](analysis.producers[group.name], rng)
-        kept_width = _group_width(group, ratios[group.name], round_to)
+        multiple = None if group.name in heads else round_to
+        kept_width = _group_width(group, ratios[group.name], multiple)
         kept = kept_channels(scores, kept_width, group.partitions)
         if len(kept) < group.channels:
             groups.append(GroupPlan(group.name, group.channels, kept))

@@ -122,6 +122,17 @@ def test_selection(options, expected):
     assert [group.name for group in plan.groups] == expected
 
 
+def test_rounding_is_for_channels_and_heads_are_counted():
+    x = inputs = keras.Input((5, 8))
+    x = keras.layers.Dense(24, name="wide")(x)
+    y = keras.layers.MultiHeadAttention(16, 2, value_dim=48, name="attention")(x, x)
+    y = keras.layers.DepthwiseConv1D(3, depth_multiplier=2)(y)
+    model = keras.Model(inputs, keras.layers.Dense(2)(y))
+    plan = kbp.plan(model, width=0.5, round_to=16)
+    widths = {group.name: group.width for group in plan.groups}
+    assert widths == {"wide": 16, "attention__query": 8, "attention__value": 16, "attention": 16}
+
+
 def test_scope_is_what_a_nested_model_consists_of():
     model = build("nested_twice")
     plan = kbp.plan(model, width=0.5, scope="inner")
