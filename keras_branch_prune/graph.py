@@ -30,7 +30,8 @@ class Deferred:
 
 def as_array(weight: Any) -> np.ndarray:
     """Returns a weight of a unit (an array, a deferred one or a variable) as an array."""
-    return weight if isinstance(weight, np.ndarray) else weight.numpy()
+    # TensorFlow returns a scalar variable as a NumPy scalar, which is no array.
+    return weight if isinstance(weight, np.ndarray) else np.asarray(weight.numpy())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

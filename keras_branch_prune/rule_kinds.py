@@ -122,8 +122,27 @@ class Channelwise:
         if not unit.weights:
             return unit
         axis, indices = self.weight_axis(layout.axis), layout.kept(kept)
-        weights = [w if w.shape[axis] == 1 else w.take(indices, axis) for w in unit.arrays()]
+        weights = [_taken(weight, indices, axis) for weight in unit.arrays()]
         return unit.replace(weights=tuple(weights))
+
+
+def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
+    shared = array.ndim == 0 or array.shape[axis] == 1
+    return array if shared else array.take(indices, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenStatistics(Channelwise):
+    """`Normalization`, whose mean and variance may stand in the config instead of the weights."""
+
+    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+        """Takes the statistics of the kept channels, wherever they stand."""
+        indices, config = layout.kept(kept), {}
+        for key in ("mean", "variance"):
+            given = unit.config[key]
+            config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
+        return super().narrow(unit, layout, kept).replace(config=config)
 
 
 class _Weightless:

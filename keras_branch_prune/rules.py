@@ -23,6 +23,7 @@ from keras_branch_prune.rule_kinds import (
     Depthwise,
     Elementwise,
     Flattening,
+    GivenStatistics,
     GroupedDepthwise,
     GroupNorm,
     Permutation,
@@ -50,6 +51,10 @@ def _only_channel_axis(unit: Unit, value: Value, layout: Layout) -> bool:
     axis = unit.config["axis"]
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
     return [a % len(value.shape) for a in axes] == [layout.axis]
+
+
+def _at_most_channel_axis(unit: Unit, value: Value, layout: Layout) -> bool:
+    return not unit.config["axis"] or _only_channel_axis(unit, value, layout)
 
 
 def _scalar_scale(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -165,6 +170,7 @@ _RULES: dict[type, Rule] = {
     _layers.DepthwiseConv1D: Depthwise(),
     _layers.DepthwiseConv2D: Depthwise(),
     _layers.LayerNormalization: _along_channels,
+    _layers.Normalization: GivenStatistics(_at_most_channel_axis),
     _layers.UnitNormalization: _along_channels,
     _layers.GroupNormalization: GroupNorm(),
     _layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),

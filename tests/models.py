@@ -83,6 +83,18 @@ def residual() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
 
 
+def normalized() -> keras.Model:
+    """`Normalization` inside a region: adapted, by given statistics, inverted, of scalars."""
+    inputs = _images()
+    x = layers.Conv2D(6, 3, padding="same", name="conv1")(inputs)
+    x = layers.Normalization(axis=3, name="adapted")(x)
+    given = {"mean": [0.1 * n for n in range(6)], "variance": [0.5 + n for n in range(6)]}
+    x = layers.Normalization(invert=True, name="inverted", **given)(x)
+    x = layers.Normalization(mean=np.float32(0.5), variance=2.0, name="scalar")(x)
+    x = layers.Normalization(axis=None, name="whole")(x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
 def gate() -> keras.Model:
     inputs = _images()
     x = layers.Conv2D(8, 3, padding="same", name="features")(inputs)
@@ -321,6 +333,7 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
         conv3d,
         prelu,
         residual,
+        normalized,
         gate,
         unet,
         flattened_branches,
@@ -358,6 +371,9 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
         value = rng.normal(size=weight.shape) / np.sqrt(fan_in)
         positive = weight.name in ("moving_variance", "variance", "gamma")
         weight.assign(np.abs(value) + 0.5 if positive else value)
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
     return model
 
 

@@ -66,7 +66,7 @@ def test_branch_and_merge_are_exact(name):
     assert compact.count_params() < model.count_params()
 
 
-@pytest.mark.parametrize("name", ["conv_bn", "nested_twice", "flattened_branches"])
+@pytest.mark.parametrize("name", ["conv_bn", "nested_twice", "flattened_branches", "normalized"])
 def test_branched_model_survives_saving(name, tmp_path):
     model = build(name)
     branched = kbp.branch(model, kbp.plan(model, width=0.5))

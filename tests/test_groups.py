@@ -85,6 +85,7 @@ def model_with(layer, channels=4):
         (layers.Rescaling([1.0, 2.0, 3.0, 4.0], name="scale"), "'scale' .* for every channel"),
         (layers.Softmax(name="softmax"), "'softmax' .* mixes the channels"),
         (layers.BatchNormalization(axis=1, name="bn"), "'bn' .* along another axis"),
+        (layers.Normalization(axis=(1, 3), name="norm"), "'norm' .* along another axis"),
         (layers.Dropout(0.5, noise_shape=(None, 1, 1, 4), name="drop"), "'drop' .* noise_shape"),
         (layers.Activation(my_activation, name="custom"), "'custom' .* not elementwise"),
         (
