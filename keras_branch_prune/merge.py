@@ -82,7 +82,8 @@ def _merge_unit(
     config = {"trainable": True} if unit.name in frozen else {}
     unit = unit.replace(name=unit.name.removesuffix(PRUNED_SUFFIX), config=config)
     rule = rule_for(unit)
-    if not isinstance(rule, LinearRule):
+    # A narrow copy lies between the maps, even if it has become linear: one that was depthwise.
+    if call.unit.name.endswith(PRUNED_SUFFIX) or not isinstance(rule, LinearRule):
         return unit
     expands = {
         role: ChannelMatrices.of(producer[value].unit)
