@@ -30,6 +30,7 @@ from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
 from keras_branch_prune.rules import rule_for
+from keras_branch_prune.slicing_rules import SlicingRule
 
 PRUNED_SUFFIX = "__pruned"
 
@@ -103,9 +104,21 @@ class _Brancher:
         if isinstance(rule, LinearRule):
             return self._call_linear(rule, call, *args, **kwargs)
         original = self._apply(self._original(call), args, kwargs, lambda track: track.original)
-        if self._narrowed(call.outputs[0]) is None:
+        layout = next(filter(None, map(self._narrowed, call.inputs)), None)
+        if layout is None:
             return tree.map_structure(_Track, original)
-        return _Track(original, self._apply(self._pruned(call), args, kwargs, _Track.narrowest))
+        if isinstance(rule, SlicingRule):
+            call = rule.narrow_call(call, layout, self._kept)
+            args = (*args[:1], *call.args[1:])
+        pruned = self._apply(self._pruned(call, layout), args, kwargs, _Track.narrowest)
+        pairs = zip(call.outputs, tree.flatten(original), tree.flatten(pruned), strict=True)
+        return [self._track(call, *pair) for pair in pairs]
+
+    def _track(self, call: Call, value: Value, original: Any, pruned: Any) -> _Track:
+        """Returns both tensors, or their blend where a slice has left no channel that goes."""
+        if self._narrowed(value) is not None:
+            return _Track(original, pruned)
+        return _Track(self._mix(call, value.dtype, original, pruned))
 
     def _call_linear(self, rule: LinearRule, call: Call, *args: Any, **kwargs: Any) -> _Track:
         values = iter(call.inputs)
@@ -141,8 +154,7 @@ class _Brancher:
             return unit
         return self._once(unit, lambda: unit.replace(config={"trainable": False}))
 
-    def _pruned(self, call: Call) -> Unit:
-        layout = next(filter(None, map(self._narrowed, call.inputs)))
+    def _pruned(self, call: Call, layout: Layout) -> Unit:
         name = call.unit.name + PRUNED_SUFFIX
         narrow = rule_for(call.unit).narrow
         return self._once(
@@ -177,11 +189,15 @@ class _Brancher:
         if layout is None:
             return track.original
         if value not in self._blended:
-            name = f"{call.unit.name}__blend"
-            blend = Unit(name, AlphaBlend, {"name": name, "dtype": call.unit.config["dtype"]})
             pruned = self._builder.apply(self._expand(call, value, layout), track.pruned)
-            self._blended[value] = self._builder.apply(blend, [self._alpha, track.original, pruned])
+            dtype = call.unit.config["dtype"]
+            self._blended[value] = self._mix(call, dtype, track.original, pruned)
         return self._blended[value]
+
+    def _mix(self, call: Call, dtype: Any, original: Any, pruned: Any) -> Any:
+        name = f"{call.unit.name}__blend"
+        blend = Unit(name, AlphaBlend, {"name": name, "dtype": dtype})
+        return self._builder.apply(blend, [self._alpha, original, pruned])
 
 
 def _channel_map(

@@ -12,6 +12,7 @@ from keras_branch_prune.graph import Graph, Unit, Value
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import Elementwise
 from keras_branch_prune.rules import rule_for
+from keras_branch_prune.slicing_rules import SlicingRule
 from keras_branch_prune.tracker import ChannelRun, ChannelTracker, DisjointSets
 
 _MAX_PASSES = 64
@@ -116,12 +117,22 @@ def _trace_all(graph: Graph, tracker: ChannelTracker) -> dict[Value, Layout | No
     layouts: dict[Value, Layout | None] = dict.fromkeys(graph.input_values)
     for call in graph.calls:
         inputs = [layouts[value] for value in call.inputs]
-        layout = rule_for(call.unit).trace(call, inputs, tracker)
-        layouts.update(dict.fromkeys(call.outputs))
-        layouts[call.outputs[0]] = layout
+        traced = rule_for(call.unit).trace(call, inputs, tracker)
+        found = [traced] if traced is None or isinstance(traced, Layout) else traced
+        layouts.update(itertools.zip_longest(call.outputs, found))
+    _fix_outputs(graph, layouts, tracker)
+    return layouts
+
+
+def _fix_outputs(
+    graph: Graph, layouts: Mapping[Value, Layout | None], tracker: ChannelTracker
+) -> None:
+    producer = graph.producer()
     for value in graph.output_values:
         tracker.fix(layouts[value], "is a model output")
-    return layouts
+        # A blend between a slice and the output would take the output's name.
+        if value in producer and isinstance(rule_for(producer[value].unit), SlicingRule):
+            tracker.fix(layouts[producer[value].inputs[0]], "is sliced into a model output")
 
 
 def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:

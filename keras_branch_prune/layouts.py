@@ -155,6 +155,13 @@ class Layout:
         plain = len(segments) == 1 and self.blocks[0].positions == segments[0].repeat == 1
         return segments[0] if plain and segments[0].inner is None else None
 
+    def part(self, start: int, stop: int) -> Layout:
+        """Returns the layout of the segments between two of their ends, all of one position."""
+        (block,) = self.blocks
+        pairs = zip(block.segments, block.ends(), strict=True)
+        segments = tuple(segment for segment, end in pairs if start < end <= stop)
+        return Layout(self.axis, (Block(1, segments),))
+
     def _map(self, change: Callable[[Segment], Segment]) -> Layout:
         blocks = (Block(b.positions, tuple(map(change, b.segments))) for b in self.blocks)
         return Layout(self.axis, tuple(blocks))
@@ -227,6 +234,26 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
             if end < segment.size:
                 cuts.append((segment.group, end // segment.repeat))
     return cuts
+
+
+def cuts_at(layout: Layout, offsets: Sequence[int]) -> list[tuple[str, int]] | None:
+    """Returns the cuts that make segments end at some offsets.
+
+    Args:
+        layout: The layout.
+        offsets: Numbers of channels, ascending.
+
+    Returns:
+        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: channels stand at
+        several positions, or an offset parts the copies of one or the channels in it.
+    """
+    block, *others = layout.blocks
+    if others or block.positions > 1:
+        return None
+    pieces = [(segment, end) for segment, end in _pieces(block, offsets) if end < segment.size]
+    if any(segment.inner or end % segment.repeat for segment, end in pieces):
+        return None
+    return [(segment.group, end // segment.repeat) for segment, end in pieces]
 
 
 def _pieces(block: Block, ends: Sequence[int]) -> Iterator[tuple[Segment, int]]:

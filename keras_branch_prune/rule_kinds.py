@@ -20,6 +20,9 @@ from keras_branch_prune.layouts import Block, Kept, Layout, side_by_side
 Layouts = Sequence[Layout | None]
 """One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
 
+Traced = Layout | Sequence[Layout | None] | None
+"""The layout of the first output, or of every output."""
+
 
 class Tracker(Protocol):
     """What a rule may tell the analysis (see `groups.py`)."""
@@ -36,6 +39,9 @@ class Tracker(Protocol):
     def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
         """Ties `layout` to those of the unit's other calls, which share its weights."""
 
+    def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
+        """Returns the layout of a run of the channels, which is pruned for itself."""
+
     def fix(self, layout: Layout | None, reason: str) -> None:
         """Keeps all groups of `layout` at their width."""
 
@@ -49,7 +55,7 @@ class Tracker(Protocol):
 class Rule(Protocol):
     """What one kind of layer does to channels."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Traced:
         """Returns the layout of the call's output."""
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
@@ -145,7 +151,7 @@ class GivenStatistics(Channelwise):
         return super().narrow(unit, layout, kept).replace(config=config)
 
 
-class _Weightless:
+class Weightless:
     """What rules of layers without weights or sizes share: the narrow layer is the layer itself."""
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
@@ -154,7 +160,7 @@ class _Weightless:
 
 
 @dataclasses.dataclass(frozen=True)
-class Elementwise(_Weightless):
+class Elementwise(Weightless):
     """A merge of several tensors channel by channel (add, multiply …): ties their groups."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -190,7 +196,7 @@ class Elementwise(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Concatenation(_Weightless):
+class Concatenation(Weightless):
     """Lays groups side by side along the channel axis, or ties them along another one."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -215,7 +221,7 @@ class Concatenation(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Flattening(_Weightless):
+class Flattening(Weightless):
     """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -341,7 +347,7 @@ class Reshaping:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduction(_Weightless):
+class Reduction(Weightless):
     """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -359,7 +365,7 @@ class Reduction(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Squeezing(_Weightless):
+class Squeezing(Weightless):
     """The removal of axes of size 1, which the config names with `axis`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -377,7 +383,7 @@ class Squeezing(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Expansion(_Weightless):
+class Expansion(Weightless):
     """The insertion of axes of size 1, which the config names with `axis`."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
@@ -391,7 +397,7 @@ class Expansion(_Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Permutation(_Weightless):
+class Permutation(Weightless):
     """A permutation of the axes: the channels go along.
 
     Args:

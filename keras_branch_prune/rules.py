@@ -31,6 +31,7 @@ from keras_branch_prune.rule_kinds import (
     Rule,
     channel_axis,
 )
+from keras_branch_prune.slicing_rules import slicing_rules
 
 
 def _data_format_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -191,7 +192,7 @@ _RULES: dict[type, Rule] = {
     _layers.TimeDistributed: Barrier("is followed around a Dense layer only"),
 }
 
-_RULES.update({**operation_rules(), **attention_rules(), **application_rules()})
+_RULES.update({**operation_rules(), **attention_rules(), **application_rules(), **slicing_rules()})
 if hasattr(_layers, "RMSNormalization"):  # since Keras 3.9
     _RULES[_layers.RMSNormalization] = _along_channels
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from keras_branch_prune.graph import Unit, Value
-from keras_branch_prune.layouts import Layout, Segment, side_by_side, wanted_cuts
+from keras_branch_prune.layouts import Layout, Segment, cuts_at, side_by_side, wanted_cuts
 from keras_branch_prune.rule_kinds import Layouts
 
 Cuts = Mapping[str, Collection[int]]
@@ -68,11 +68,12 @@ class ChannelTracker:
 
     Channels are known as runs. A source is one run, named as it is, unless it is cut: then it is
     several, named like `conv[0:22]`. Where tensors are tied whose runs end at different channels,
-    `tie` asks for cuts instead of tying them; they are made in the next pass.
+    `tie` asks for cuts instead of tying them, and `cut` where a tensor is split inside a run; they
+    are made in the next pass.
 
     Args:
         cuts: Where the sources are cut.
-        refine: Whether `tie` may ask for further cuts, or fixes what does not match.
+        refine: Whether further cuts may be asked for, or what does not match is fixed.
     """
 
     def __init__(self, cuts: Cuts, *, refine: bool = True) -> None:
@@ -124,6 +125,20 @@ class ChannelTracker:
         earlier = self._shared.setdefault((unit, role), layout)
         if earlier is not layout:
             self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
+
+    def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
+        """See `rule_kinds.Tracker`. Asks for the cuts that are not there yet."""
+        cuts = cuts_at(layout, (start, stop))
+        if cuts is None or (cuts and not self._refine):
+            self.fix(layout, f"{where} parts channels that cannot be cut there")
+            return None
+        if not cuts:
+            return layout.part(start, stop)
+        self._wanted.extend(cuts)
+        # A stand-in for the rest of this pass. As it is no run, it is never cut itself.
+        stand_in = f"part:{len(self._wanted)}"
+        self.sets.add(stand_in)
+        return Layout.of_group(layout.axis, stand_in, stop - start)
 
     def fix(self, layout: Layout | None, reason: str) -> None:
         """See `rule_kinds.Tracker`."""

@@ -41,7 +41,7 @@ class _Grower:
         *("conv", "fused_conv", "transposed", "dense", "normalize", "activate", "pool", "resize"),
         *("merge", "residual", "concat", "joined_concat", "shared_conv", "nested", "depthwise"),
         *("separable", "grouped", "layer_norm", "group_norm", "operators", "gate", "einsum"),
-        *("attention", "permuted"),
+        *("attention", "permuted", "sliced", "gated"),
     )
 
     def __init__(self) -> None:
@@ -183,3 +183,15 @@ class _Grower:
 
     def _permuted(self, x: keras.KerasTensor) -> keras.KerasTensor:
         return ops.transpose(layers.Permute((3, 1, 2))(x), (0, 2, 3, 1))
+
+    def _sliced(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        start, stop = self._choose([0, 1, 2]), self._choose([None, -1, 4])
+        positions = slice(None, -1 if x.shape[1] > _MIN_SIZE else None)
+        part = x[:, positions, positions, start:stop]
+        return part if part.shape[-1] else x
+
+    def _gated(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        channels = x.shape[-1]
+        parts = self._choose([n for n in (2, 3) if channels % n == 0] or [1])
+        first, *others = ops.split(x, parts, axis=-1)
+        return layers.Multiply()([first, *others]) if others else first

@@ -248,6 +248,25 @@ def operators() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
+def slices() -> keras.Model:
+    """Parts of tensors: of positions, of channels, and channels that are split and joined again."""
+    inputs = _images()
+    x = layers.Conv2D(12, 3, padding="same", name="gated")(inputs)
+    x, gate = ops.split(layers.BatchNormalization()(x), 2, axis=-1)
+    x = (x * ops.sigmoid(gate))[:, ::2, 1:-1]
+    a, b, c = ops.split(layers.Conv2D(9, 1, name="uneven")(x), (2, 5), axis=3)
+    b = layers.Conv2D(4, 1, name="on")(b)
+    # What `stay` gives keeps its channels inside a tensor of which others go.
+    stay = layers.Softmax()(layers.Conv2D(3, 1, name="stay")(x))
+    y = layers.BatchNormalization()(layers.Concatenate()([stay, c, a, b]))
+    y = y[:, 1:3, :, 1:7]
+    first, rest = y[..., :2], y[:, :, :, 2:6]
+    top, bottom = ops.split(rest, 2, axis=1)
+    x = layers.Concatenate()([layers.ReLU()(first[:, 0]), (top - bottom)[:, -1, :, :]])
+    x = layers.Flatten()(x[:, None, :4])
+    return keras.Model(inputs, layers.Dense(2, name="head")(x), name="slices")
+
+
 def tokens() -> keras.Model:
     inputs = keras.Input((5,), dtype="int32", name="tokens")
     x = layers.Embedding(7, 8, name="table")(inputs)
@@ -346,6 +365,7 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
         grouped,
         joined_concats,
         operators,
+        slices,
         tokens,
         einsum_mlp,
         convnext,

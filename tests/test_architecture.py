@@ -23,6 +23,7 @@ ORDER = (
         "attention_rules",
         "application_rules",
         "operation_rules",
+        "slicing_rules",
         "rules",
         "tracker",
         "groups",

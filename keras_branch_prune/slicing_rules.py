@@ -1,0 +1,161 @@
+"""The rules of operations that take parts of a tensor: `x[...]`, `ops.slice` and `ops.split`.
+
+Where they take a run of neighbouring channels, the groups are cut at its ends. Then each part is
+made of whole groups, and its ends in the narrow tensor follow from the channels that stay.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_branch_prune.graph import Call
+from keras_branch_prune.layouts import Kept, Layout
+from keras_branch_prune.rule_kinds import (
+    Layouts,
+    Rule,
+    Tracker,
+    Weightless,
+    described,
+    fix_all,
+)
+
+
+class SlicingRule(Weightless, abc.ABC):
+    """An operation each of whose outputs is a part of its input."""
+
+    @abc.abstractmethod
+    def parts(self, call: Call, axis: int) -> list[Any]:
+        """Returns for every output what it takes along an axis: a slice, or one position."""
+
+    @abc.abstractmethod
+    def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
+        """Returns the call that takes these runs along an axis instead."""
+
+    def output_axis(self, call: Call, axis: int) -> int:
+        """Returns where an axis of the input is in the outputs."""
+        return axis
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> list[Layout | None]:
+        """Returns the layout of every output."""
+        layout, *others = layouts
+        if others:
+            fix_all(layouts, tracker, f"{described(call.unit)} is given positions as a tensor")
+        if others or layout is None:
+            return []
+        axis = self.output_axis(call, layout.axis)
+        parts = [_taken(call, layout, p, tracker) for p in self.parts(call, layout.axis)]
+        return [part and dataclasses.replace(part, axis=axis) for part in parts]
+
+    def narrow_call(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Returns the call on the kept channels; `layout` is that of its input."""
+        parts = self.parts(call, layout.axis)
+        if all(part == slice(None) for part in parts):
+            return call
+        indices, size = layout.kept(kept), _size(call, layout.axis)
+        ends = [np.searchsorted(indices, part.indices(size)[:2]) for part in parts]
+        return self.with_runs(call, layout.axis, [(int(a), int(b)) for a, b in ends])
+
+
+def _size(call: Call, axis: int) -> int:
+    size = call.inputs[0].shape[axis]
+    assert size is not None
+    return size
+
+
+def _taken(call: Call, layout: Layout, part: Any, tracker: Tracker) -> Layout | None:
+    size, where = _size(call, layout.axis), described(call.unit)
+    start, stop, step = part.indices(size) if isinstance(part, slice) else (0, 0, 0)
+    if (start, stop, step) == (0, size, 1):
+        return layout
+    if step == 1 and start < stop:
+        return tracker.cut(layout, start, stop, where)
+    tracker.fix(layout, f"{where} takes other channels than a run of neighbours")
+    return None
+
+
+class Indexing(SlicingRule):
+    """`x[key]`; the key is an argument of the call."""
+
+    def parts(self, call: Call, axis: int) -> list[Any]:
+        """Returns the entry of the key for an axis."""
+        entries, place = _entries(call, axis)
+        return [entries[place]]
+
+    def output_axis(self, call: Call, axis: int) -> int:
+        """Counts in the axes that are new, and leaves out those at a single position."""
+        entries, place = _entries(call, axis)
+        return sum(not isinstance(entry, int) for entry in entries[:place])
+
+    def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
+        """Returns the call with another key."""
+        entries, place = _entries(call, axis)
+        entries[place] = slice(*runs[0])
+        return dataclasses.replace(call, args=(call.args[0], tuple(entries)))
+
+
+def _entries(call: Call, axis: int) -> tuple[list[Any], int]:
+    """Returns the entries of a key, an ellipsis spelled out, and the place of that for an axis."""
+    tensor, key = call.args
+    entries = list(key) if isinstance(key, (list, tuple)) else [key]
+    if Ellipsis not in entries:
+        entries.append(Ellipsis)
+    named = sum(entry is not None for entry in entries) - 1
+    place = entries.index(Ellipsis)
+    entries[place : place + 1] = [slice(None)] * (len(tensor.shape) - named)
+    places = [place for place, entry in enumerate(entries) if entry is not None]
+    return entries, places[axis]
+
+
+class WindowSlicing(SlicingRule):
+    """`ops.slice`; where it starts is an argument of the call, its shape stands in the config."""
+
+    def parts(self, call: Call, axis: int) -> list[Any]:
+        """Returns the window along an axis; the size -1 means the rest."""
+        start, size = int(call.args[1][axis]), call.unit.config["shape"][axis]
+        return [slice(start, None if size == -1 else start + size)]
+
+    def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
+        """Returns the call with another start and shape."""
+        ((start, stop),) = runs
+        starts, shape = list(call.args[1]), list(call.unit.config["shape"])
+        starts[axis], shape[axis] = start, stop - start
+        unit = call.unit.replace(config={"shape": tuple(shape)})
+        return dataclasses.replace(call, unit=unit, args=(call.args[0], tuple(starts)))
+
+
+class Splitting(SlicingRule):
+    """`ops.split`, in equal parts or at given positions."""
+
+    def parts(self, call: Call, axis: int) -> list[Any]:
+        """Returns the runs between the positions, or everything along other axes."""
+        config, rank, size = call.unit.config, len(call.inputs[0].shape), len(call.outputs)
+        if config["axis"] % rank != axis:
+            return [slice(None)] * size
+        ends = config["indices_or_sections"]
+        if isinstance(ends, int):
+            step = _size(call, axis) // ends
+            ends = range(step, step * ends, step)
+        return [slice(*run) for run in itertools.pairwise((0, *ends, None))]
+
+    def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
+        """Returns the call that splits at other positions."""
+        config = {"indices_or_sections": tuple(stop for _, stop in runs[:-1])}
+        return dataclasses.replace(call, unit=call.unit.replace(config=config))
+
+
+def slicing_rules() -> dict[type, Rule]:
+    """Returns the rules by class."""
+    x = keras.KerasTensor((2, 4), dtype="float32")
+    examples = {
+        Indexing(): x[0],
+        WindowSlicing(): ops.slice(x, (0, 0), (1, 2)),
+        Splitting(): ops.split(x, 2)[0],
+    }
+    return {type(t._keras_history.operation): rule for rule, t in examples.items()}
