@@ -136,7 +136,7 @@ class Splitting(SlicingRule):
     def parts(self, call: Call, axis: int) -> list[Any]:
         """Returns the runs between the positions, or everything along other axes."""
         config, rank, size = call.unit.config, len(call.inputs[0].shape), len(call.outputs)
-        if config["axis"] % rank != axis:
+        if config["axis"] % rank != axis or size == 1:
             return [slice(None)] * size
         ends = config["indices_or_sections"]
         if isinstance(ends, int):

@@ -188,10 +188,10 @@ class _Grower:
         start, stop = self._choose([0, 1, 2]), self._choose([None, -1, 4])
         positions = slice(None, -1 if x.shape[1] > _MIN_SIZE else None)
         part = x[:, positions, positions, start:stop]
-        return part if part.shape[-1] else x
+        return part if part.shape[-1] > 1 else x
 
     def _gated(self, x: keras.KerasTensor) -> keras.KerasTensor:
         channels = x.shape[-1]
-        parts = self._choose([n for n in (2, 3) if channels % n == 0] or [1])
+        parts = self._choose([n for n in (2, 3) if channels % n == 0 and channels > n] or [1])
         first, *others = ops.split(x, parts, axis=-1)
         return layers.Multiply()([first, *others]) if others else first

@@ -37,6 +37,7 @@ def model_with(part):
         lambda x: ops.transpose(ops.transpose(x, (0, 3, 1, 2))[:, :, 1, None], (0, 2, 3, 1)),
         lambda x: ops.slice(x, (0, 1, 0, 0), (4, 3, 6, 8)),
         lambda x: ops.split(x, 2, axis=2),
+        lambda x: ops.split(x, 1, axis=-1),
         lambda x: ops.split(x, (2, 4), axis=1)[1:],
     ],
 )
