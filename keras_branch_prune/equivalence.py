@@ -8,10 +8,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference, relative to the largest output, that counts as rounding, by dtype."""
 
-_HALF_PRECISION_TOLERANCE = 5e-2
 _DEFAULT_SIZE = 32
 
 
@@ -70,7 +69,7 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
     inputs = random_inputs(expected, batch_size)
     error = relative_error(expected(inputs, training=False), actual(inputs, training=False))
     dtypes = [layer.compute_dtype for layer in expected.layers]
-    tolerance = max(TOLERANCES.get(dtype, _HALF_PRECISION_TOLERANCE) for dtype in dtypes)
+    tolerance = max(TOLERANCES.get(dtype, max(TOLERANCES.values())) for dtype in dtypes)
     if not error <= tolerance:
         raise ValueError(
             f"'{actual.name}' must compute what '{expected.name}' computes. Received: outputs that "

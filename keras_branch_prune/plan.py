@@ -252,7 +252,8 @@ def check_weights(graph: Graph) -> None:
         raise ValueError(f"`model` must not be branched already. Received: '{graph.name}'")
     for unit in dict.fromkeys(call.unit for call in graph.calls):
         for array in unit.arrays():
-            if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            # NumPy does not count bfloat16 among its inexact types.
+            if "float" in array.dtype.name and not np.isfinite(array).all():
                 raise ValueError(
                     f"`model` must have finite weights. Received: layer '{unit.name}' "
                     f"({unit.cls.__name__}) with NaN or infinite values"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -395,6 +396,17 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()
     return model
+
+
+@contextlib.contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Makes a policy the default for a while."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def perturb_maps(branched: keras.Model, seed: int = 0) -> None:

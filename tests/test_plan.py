@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from models import build
+from models import build, dtype_policy
 
 import keras_branch_prune as kbp
 from keras_branch_prune.plan import round_width
@@ -195,8 +195,10 @@ def test_selectors_are_text_or_functions(argument):
         kbp.plan(build("residual"), width=0.5, **{argument: [3]})
 
 
-def test_weights_must_be_finite():
-    model = build("conv_bn")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_must_be_finite(dtype):
+    with dtype_policy(dtype):
+        model = build("conv_bn")
     kernel = model.get_layer("conv2").kernel.numpy()
     kernel[0, 0, 0, 0] = np.nan
     model.get_layer("conv2").kernel.assign(kernel)
