@@ -65,6 +65,30 @@ def test_heads_and_value_channels_are_pruned_independently(group, expected):
     assert error_between(branched, compact) <= ROUNDING
 
 
+@pytest.mark.parametrize(
+    ("name", "feed_forward", "attention"),
+    [
+        (
+            "vision_transformer",
+            {"patches": 6, "up1": 10, "down1": 6, "up2": 10, "down2": 6},
+            {"attention1": (2, 3, 3), "attention2": (2, 3, 2)},
+        ),
+        (
+            "decoder",
+            {"remember": 5, "keys": 3, "up": 8, "down": 4, "head": 9},
+            {"causal": (1, 4, 2), "cross": (2, 4, 1)},
+        ),
+    ],
+)
+def test_transformers_have_the_planned_widths(name, feed_forward, attention):
+    compact = check_invariants(build(name))
+    for layer, width in feed_forward.items():
+        assert compact.get_layer(layer).get_weights()[0].shape[-1] == width
+    for layer, sizes in attention.items():
+        config = compact.get_layer(layer).get_config()
+        assert (config["num_heads"], config["key_dim"], config["value_dim"]) == sizes
+
+
 def test_the_pruned_branch_starts_with_the_kept_heads():
     model = build("vision_transformer")
     plan = kbp.plan(model, width={"attention1__query": 0.5})

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from models import build, error_between, perturb_maps
+from models import build, error_between, perturb_maps, randomized
 
 import keras_branch_prune as kbp
+from keras_branch_prune import rules
 
 
 def branched(name="conv_bn", **options):
@@ -148,8 +151,6 @@ def scaled_model():
 
 @pytest.fixture
 def channel_scale_rule(monkeypatch):
-    from keras_branch_prune import rules
-
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
     kbp.register_rule(ChannelScale, kbp.Channelwise(weight_axis=lambda axis: 1))
 
@@ -166,6 +167,27 @@ def test_a_registered_rule_makes_a_custom_layer_prunable(channel_scale_rule):
 def test_without_a_rule_the_custom_layer_is_a_barrier():
     (hidden, _head) = kbp.explain(scaled_model()).groups
     assert hidden.reason == "'scale' (ChannelScale) has no rule"
+
+
+def test_the_custom_layer_of_the_readme(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+        if "register_rule(" in block
+    ]
+    names = {"keras": keras, "kbp": kbp}
+    exec(code, names)
+    x = inputs = keras.Input((5,))
+    x = names["ChannelScale"](name="scale")(layers.Dense(8, name="hidden")(x))
+    model = randomized(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+    result = kbp.branch(model, kbp.plan(model, width=0.5))
+    kbp.set_alpha(result, 0)
+    perturb_maps(result)
+    compact = kbp.merge(result)
+    assert compact.get_layer("scale").factor.shape == (1, 4)
+    assert error_between(result, compact) <= 1e-6
 
 
 @pytest.mark.parametrize(("cls", "rule"), [("Dense", kbp.Channelwise()), (ChannelScale, object())])

@@ -67,6 +67,25 @@ def test_branch_and_merge_are_exact(name):
     assert compact.count_params() < model.count_params()
 
 
+def test_models_on_inner_tensors_of_another_model():
+    base = build("residual")
+    features = [base.get_layer(name).output for name in ("add1", "reduce2")]
+    x = keras.layers.Concatenate()(features)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = {"score": keras.layers.Dense(2, name="score")(x), "features": features[1]}
+    model = keras.Model({"image": base.input}, outputs)
+    compact = check_invariants(model)
+    assert compact.get_layer("stem").filters == 4
+    assert compact.get_layer("reduce2").filters == 6
+    # And one that begins there, inside an outer model that calls it twice.
+    part = keras.Model(base.get_layer("add1").output, base.get_layer("add2").output, name="part")
+    image = keras.Input((8, 8, 3))
+    x = part(part(keras.layers.Conv2D(8, 1, name="first")(image)))
+    outer = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    compact = check_invariants(outer)
+    assert compact.get_layer("part__restore2").filters == compact.get_layer("first").filters == 4
+
+
 @pytest.mark.parametrize("name", ["conv_bn", "nested_twice", "flattened_branches", "normalized"])
 def test_branched_model_survives_saving(name, tmp_path):
     model = build(name)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import keras
 import pytest
 from keras import layers
-from models import build
+from models import build, randomized
+from test_exactness import check_invariants
 
 import keras_branch_prune as kbp
 
@@ -100,6 +101,33 @@ def test_what_cannot_be_followed_is_a_barrier_and_the_rest_is_pruned(layer, reas
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(groups["before"].reason)
     assert groups["after"].prunable
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.LSTM(4, name="memory"), "'memory' (LSTM) is recurrent"),
+        (layers.GRU(4, return_sequences=True, name="memory"), "'memory' (GRU) is recurrent"),
+        (layers.SimpleRNN(4, name="memory"), "'memory' (SimpleRNN) is recurrent"),
+        (
+            layers.Bidirectional(layers.LSTM(4), name="memory"),
+            "'memory' (Bidirectional) is recurrent",
+        ),
+        (
+            layers.TimeDistributed(layers.LayerNormalization(), name="steps"),
+            "'steps' (TimeDistributed) is followed around a Dense layer only",
+        ),
+    ],
+)
+def test_layers_over_time_are_barriers_and_the_rest_is_pruned(layer, reason):
+    inputs = keras.Input((5, 3))
+    x = layers.Dense(6, name="free")(inputs)
+    x = layer(layers.Dense(4, name="before")(layers.ReLU()(x)))
+    x = layers.Dense(8, name="after")(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    found = reasons(model)
+    assert found == {"free": None, "before": reason, "after": None, "head": "is a model output"}
+    check_invariants(randomized(model))
 
 
 def test_lora_is_a_barrier():
