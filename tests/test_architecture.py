@@ -27,11 +27,10 @@ ORDER = (
         "tracker",
         "groups",
     ),
-    *("scopes", "saliency", "layers", "plan", "branch"),
+    *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
+    *("plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *(
-        "costs",
-        "floor",
         "explain",
         "fold",
         "verify",
