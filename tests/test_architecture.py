@@ -28,6 +28,7 @@ ORDER = (
         "groups",
     ),
     *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
+    *("width_choices", "error_curves", "allocation"),
     *("plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *(
