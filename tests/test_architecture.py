@@ -39,6 +39,8 @@ ORDER = (
         "worker",
         "benchmark_result",
         "benchmark",
+        "layer_latency",
+        "latency",
     ),
     *("report", "zoo"),
 )
