@@ -71,8 +71,10 @@ def test_the_number_of_measurements_is_limited():
     assert len(found.measured) == 4
 
 
-def test_latencies_that_rise_with_less_cost_do_not_lead_astray():
-    found = search(lambda x: 1.2 - x if x > 0.1 else x, 0.05)
+def test_a_compact_model_slower_than_the_original_does_not_lead_astray():
+    found = search(lambda x: 1.4 - x if x > 0.2 else 2.5 * x, 0.3)
+    assert found.measured[0] == (0.3, pytest.approx(1.1))
+    assert found.measured[1][0] == pytest.approx(0.1)
     assert found.met
 
 
