@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.linear_rules import Expands, LinearRule
@@ -92,24 +94,38 @@ class EinsumMap(LinearRule):
         return unit.config["bias_axes"] is not None
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
-        """Returns `reduce ∘ unit ∘ expand` as one layer."""
+        """Returns `reduce ∘ unit ∘ expand` as one layer, multiplied when its weights are set."""
         equation = _ChannelEquation.parse(unit)
         if equation is None:
             return unit
-        kernel, *biases = unit.arrays()
-        product = expand_kernel(
-            kernel.astype(np.float64), equation.kernel_input_axis, expands.get("input")
-        )
-        product = reduce_kernel(product, equation.kernel_output_axis, reduce)
+        kernel, *biases = unit.weights
+        expand, sizes = expands.get("input"), list(kernel.shape)
+        if expand is not None:
+            sizes[equation.kernel_input_axis] = expand.shape[0]
+        if reduce is not None:
+            sizes[equation.kernel_output_axis] = reduce.shape[1]
+        width = sizes[equation.kernel_output_axis]
         # Axes that the output has behind the channels stand in the bias with size 1.
-        trailing = (1,) * (-1 - equation.output_axis)
-        flat = [reduce_bias(bias.astype(np.float64).ravel(), reduce) for bias in biases]
-        weights = (product, *(bias.reshape(-1, *trailing) for bias in flat))
+        bias_shape = (width, *(1,) * (-1 - equation.output_axis))
+
+        def product() -> np.ndarray:
+            array = as_array(kernel)
+            axis = equation.kernel_input_axis
+            expanded = expand_kernel(array.astype(np.float64), axis, expand)
+            reduced = reduce_kernel(expanded, equation.kernel_output_axis, reduce)
+            return reduced.astype(array.dtype)
+
+        def reduced_bias(bias: Any) -> np.ndarray:
+            array = as_array(bias)
+            flat = reduce_bias(array.astype(np.float64).ravel(), reduce)
+            return flat.reshape(bias_shape).astype(array.dtype)
+
+        weights = [Deferred(bias_shape, functools.partial(reduced_bias, bias)) for bias in biases]
         shape = list(unit.config["output_shape"])
-        shape[equation.output_axis] = product.shape[equation.kernel_output_axis]
+        shape[equation.output_axis] = width
         return unit.replace(
             config={"output_shape": tuple(shape)},
-            weights=tuple(array.astype(kernel.dtype) for array in weights),
+            weights=(Deferred(tuple(sizes), product), *weights),
         )
 
     def output_kernel(self, unit: Unit) -> np.ndarray:

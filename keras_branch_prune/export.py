@@ -122,18 +122,10 @@ def _write(form: keras.Model, names: Names, folder: Path, freeze: bool) -> None:
         for name, tensor in zip(names.inputs, form.inputs, strict=True)
     }
 
-    @tf.function(autograph=False)
-    def predict(*tensors: Any) -> list[Any]:
-        results = form(tree.pack_sequence_as(form.input, tensors), training=False)
-        return [tf.identity(tensor) for tensor in tree.flatten(results)]
-
-    concrete = predict.get_concrete_function(*specs.values())
+    run, variables = inference_function(form, list(specs.values()), freeze)
     module = tf.Module()
-    if freeze and fits_frozen(form) and _captures_only_variables(concrete):
-        run = _frozen(concrete)
-    else:
-        run = predict
-        module.model_variables = list(concrete.variables)
+    if variables is not None:
+        module.model_variables = variables
         module.tables = [layer for layer in form.layers if not layer.weights]
 
     @tf.function(autograph=False)
@@ -143,6 +135,32 @@ def _write(form: keras.Model, names: Names, folder: Path, freeze: bool) -> None:
 
     signature = serve.get_concrete_function(**specs)
     tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})
+
+
+def inference_function(
+    form: keras.Model, specs: Sequence[Any], freeze: bool = True
+) -> tuple[Any, list[Any] | None]:
+    """Returns a model as a function, as the exported model computes it.
+
+    Args:
+        form: A model in inference form, of any weights.
+        specs: One `tf.TensorSpec` per input.
+        freeze: Whether the weights become constants, if they may; see `export_saved_model`.
+
+    Returns:
+        The function, which takes the inputs flat and returns a list of tensors, and the variables
+        that it needs: `None` if they became constants.
+    """
+
+    @tf.function(autograph=False)
+    def predict(*tensors: Any) -> list[Any]:
+        results = form(tree.pack_sequence_as(form.input, tensors), training=False)
+        return [tf.identity(tensor) for tensor in tree.flatten(results)]
+
+    concrete = predict.get_concrete_function(*specs)
+    if freeze and fits_frozen(form) and _captures_only_variables(concrete):
+        return _frozen(concrete), None
+    return predict, list(concrete.variables)
 
 
 def fits_frozen(model: keras.Model) -> bool:

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from keras import tree
 
-from keras_branch_prune.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph import Call, Graph, Unit, Value, replace_units
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear import ChannelMatrices
@@ -16,23 +17,56 @@ from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
 
 
-def smallest(groups: Iterable[ChannelGroup]) -> dict[str, range]:
+def spread(group: ChannelGroup, width: int) -> np.ndarray:
+    """Returns the indices of `width` channels that are evenly spread over a group.
+
+    Args:
+        group: The channel group.
+        width: Number of channels, a multiple of the group's partitions.
+
+    Raises:
+        ValueError: If it is not, or larger than the group.
+    """
+    if width % group.partitions or not 0 < width <= group.channels:
+        raise ValueError(
+            f"The width of group '{group.name}' must be a multiple of {group.partitions} up to "
+            f"{group.channels}. Received: {width}"
+        )
+    size, number = group.channels // group.partitions, width // group.partitions
+    starts = np.arange(0, group.channels, size)
+    return (starts[:, None] + np.arange(number) * size // number).ravel()
+
+
+def smallest(groups: Iterable[ChannelGroup]) -> dict[str, np.ndarray]:
     """Returns, for every group that can be pruned, channels of the smallest width it can have."""
-    return {g.name: range(0, g.channels, g.channels // g.floor) for g in groups if g.prunable}
+    return {group.name: spread(group, group.floor) for group in groups if group.prunable}
+
+
+def without_numbers(graph: Graph) -> Graph:
+    """Returns the graph with weights that have a shape, but take no memory and no time to read."""
+    weights = {id(weight): weight for call in graph.calls for weight in call.unit.weights}
+    empty = {key: np.broadcast_to(np.float32(0), weight.shape) for key, weight in weights.items()}
+    units = dict.fromkeys(call.unit for call in graph.calls)
+    return replace_units(
+        graph,
+        {
+            unit: dataclasses.replace(unit, weights=tuple(empty[id(w)] for w in unit.weights))
+            for unit in units
+        },
+    )
 
 
 def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
     """Returns the graph of the compact model for its shapes only: the numbers are meaningless.
 
     Args:
-        analysis: The channel groups of a model.
+        analysis: The channel groups of a model; its graph may be a part of the model's.
         kept: The channels that stay, by group.
     """
     narrowing = _Narrowing(analysis, kept)
-    values = {value: narrowing.value(value) for value in analysis.layouts}
 
     def lookup(leaf: Any) -> Any:
-        return values.get(leaf, leaf) if isinstance(leaf, Value) else leaf
+        return narrowing.value(leaf) if isinstance(leaf, Value) else leaf
 
     calls = []
     for call in analysis.graph.calls:
@@ -48,15 +82,18 @@ class _Narrowing:
         self._analysis = analysis
         self._kept = kept
         self._units: dict[Unit, Unit] = {}
+        self._values: dict[Value, Value] = {}
 
     def value(self, value: Value) -> Value:
-        """Returns a value of the narrow shape."""
+        """Returns a value of the narrow shape, the same one at every use."""
         layout = self._narrowed(value)
         if layout is None:
             return value
-        shape = list(value.shape)
-        shape[layout.axis] = self._width(layout)
-        return Value(tuple(shape), value.dtype)
+        if value not in self._values:
+            shape = list(value.shape)
+            shape[layout.axis] = layout.width(self._kept)
+            self._values[value] = Value(tuple(shape), value.dtype)
+        return self._values[value]
 
     def unit(self, call: Call) -> Unit:
         """Returns the narrow unit of a call, the same one for all calls of a unit."""
@@ -87,6 +124,3 @@ class _Narrowing:
     def _narrowed(self, value: Value) -> Layout | None:
         layout = self._analysis.layouts.get(value)
         return layout if layout is not None and layout.is_narrowed(self._kept) else None
-
-    def _width(self, layout: Layout) -> int:
-        return len(layout.kept(self._kept))

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_branch_prune.graph import Deferred
 
-Kept = Mapping[str, Sequence[int]]
+Kept = Mapping[str, Sequence[int] | np.ndarray]
 """Channel group name → indices of the channels that stay; a group that is missing keeps all."""
 
 
@@ -45,6 +45,10 @@ class Segment:
     def width(self, kept: Kept) -> int:
         """Returns the number of the group's channels that stay."""
         return len(kept.get(self.group, range(self.channels)))
+
+    def kept_size(self, kept: Kept) -> int:
+        """Returns the length along the channel axis of what stays."""
+        return self.width(kept) * (self.inner.kept_size(kept) if self.inner else self.repeat)
 
     def is_narrowed(self, kept: Kept) -> bool:
         """Whether any of the channels go."""
@@ -178,6 +182,10 @@ class Layout:
             parts.append((offsets[:, None] + block.kept(kept)[None, :]).ravel())
             start += block.positions * block.channels
         return np.concatenate(parts)
+
+    def width(self, kept: Kept) -> int:
+        """Returns the number of indices along the channel axis that stay."""
+        return sum(b.positions * sum(s.kept_size(kept) for s in b.segments) for b in self.blocks)
 
     def selections(self, kept: Kept, groups: int = 1) -> list[Selection]:
         """Returns the selection of the kept channels, by the blocks of a channel map.

@@ -167,10 +167,16 @@ class EmbeddingMap(LinearRule):
         return False
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
-        """Returns the embedding with its table mapped."""
-        (table,) = unit.arrays()
-        product = reduce_kernel(table.astype(np.float64), -1, reduce).astype(table.dtype)
-        return unit.replace(config={"output_dim": product.shape[-1]}, weights=(product,))
+        """Returns the embedding with its table mapped, multiplied when its weights are set."""
+        (table,) = unit.weights
+        width = table.shape[1] if reduce is None else reduce.shape[1]
+
+        def product() -> np.ndarray:
+            array = as_array(table)
+            return reduce_kernel(array.astype(np.float64), -1, reduce).astype(array.dtype)
+
+        weights = (Deferred((table.shape[0], width), product),)
+        return unit.replace(config={"output_dim": width}, weights=weights)
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the table `(tokens, channels)`."""

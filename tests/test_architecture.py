@@ -28,11 +28,11 @@ ORDER = (
         "tracker",
         "groups",
     ),
-    *("scopes", "saliency", "layers", "plan", "branch"),
+    *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
+    *("width_choices", "error_curves", "allocation"),
+    *("plan", "branch"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *(
-        "costs",
-        "floor",
         "explain",
         "fold",
         "verify",
@@ -40,6 +40,8 @@ ORDER = (
         "worker",
         "benchmark_result",
         "benchmark",
+        "layer_latency",
+        "latency",
     ),
     *("report", "zoo"),
 )

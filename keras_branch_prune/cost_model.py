@@ -1,0 +1,150 @@
+"""What a model costs at any widths of its channel groups, fast enough to search for widths."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+
+from keras_branch_prune.costs import graph_costs, graph_parameters
+from keras_branch_prune.floor import narrowed_graph, spread, without_numbers
+from keras_branch_prune.graph import Call, Graph
+from keras_branch_prune.groups import Analysis, ChannelGroup
+from keras_branch_prune.tracker import DisjointSets
+
+Widths = Mapping[str, int]
+"""Channel group name → number of channels that stay; a group that is missing keeps all."""
+
+
+class CostModel:
+    """The parameters, MACs or estimated latency of the compact model, by the widths of its groups.
+
+    The cost is the sum over parts of the graph, a part being the calls of one layer (of several if
+    they share weights). What a part costs depends on the few groups at its inputs and outputs, and
+    is worked out once for every combination of their widths.
+
+    Example:
+        >>> import keras
+        >>> from keras_branch_prune.canonical import canonical
+        >>> from keras_branch_prune.groups import analyse
+        >>> inputs = keras.Input((4,))
+        >>> x = keras.layers.Dense(8, name="hidden")(inputs)
+        >>> model = keras.Model(inputs, keras.layers.Dense(2)(x))
+        >>> cost_model = CostModel(analyse(canonical(model)), "macs")
+        >>> cost_model.whole, cost_model.cost({"hidden": 3})
+        (48, 18)
+
+    Args:
+        analysis: The channel groups of a model.
+        kind: `"params"`, `"macs"` (per sample), or what one MAC of each multiplying layer costs, by
+            layer name; layers that are missing cost nothing then.
+        constant: What the model costs at any widths besides; in the unit of `kind`.
+
+    Raises:
+        ValueError: If `kind` is none of these or names unknown layers, or the MACs depend on an
+            open dimension.
+    """
+
+    def __init__(self, analysis: Analysis, kind: str | Mapping[str, float], constant: float = 0):
+        measure = _measure(kind, analysis.graph)
+        self.name = kind if isinstance(kind, str) else "latency"
+        self._constant = constant
+        self._parts: list[_Part] = []
+        self._touching: dict[str, list[_Part]] = {g.name: [] for g in analysis.groups if g.prunable}
+        for part in _split(analysis, measure):
+            # A part that costs nothing at full width costs nothing at any.
+            if part.cost({}):
+                self._parts.append(part)
+                for group in part.groups:
+                    self._touching[group.name].append(part)
+        self.whole = self.cost({})
+
+    def cost(self, widths: Widths) -> float:
+        """Returns what the compact model of these widths costs.
+
+        Raises:
+            ValueError: If `widths` names a group that cannot be pruned, or has an impossible width.
+        """
+        unknown = sorted(widths.keys() - self._touching.keys())
+        if unknown:
+            raise ValueError(
+                f"`widths` must name channel groups that can be pruned. Received: {unknown}"
+            )
+        return sum(part.cost(widths) for part in self._parts) + self._constant
+
+    def change(self, widths: Widths, group: str, width: int) -> float:
+        """Returns by how much the cost changes when one group gets another width.
+
+        Args:
+            widths: The widths before; not checked, for speed.
+            group: Name of the group.
+            width: Its width afterwards.
+        """
+        changed = {**widths, group: width}
+        return sum(part.cost(changed) - part.cost(widths) for part in self._touching[group])
+
+
+class _Part:
+    """Calls that cost something together, and the groups on which that depends."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        groups: tuple[ChannelGroup, ...],
+        measure: Callable[[Graph], float],
+    ):
+        self.groups = groups
+        self._analysis = analysis
+        self._measure = measure
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def cost(self, widths: Widths) -> float:
+        """Returns what the calls cost."""
+        key = tuple(widths.get(group.name, group.channels) for group in self.groups)
+        if key not in self._known:
+            kept = {g.name: spread(g, width) for g, width in zip(self.groups, key, strict=True)}
+            self._known[key] = self._measure(narrowed_graph(self._analysis, kept))
+        return self._known[key]
+
+
+def _measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[Graph], float]:
+    """Returns what measures a part of the graph."""
+    if kind == "params":
+        return graph_parameters
+    if kind == "macs":
+        return lambda part: graph_costs(part).macs
+    if not isinstance(kind, Mapping):
+        raise ValueError(
+            "`kind` must be 'params', 'macs' or a mapping of layer names to costs per MAC. "
+            f"Received: {kind!r}"
+        )
+    unknown = sorted(kind.keys() - graph_costs(graph).layers.keys())
+    if unknown:
+        raise ValueError(f"`kind` must name layers that multiply. Received: {unknown}")
+    return lambda part: sum(
+        kind.get(name, 0.0) * macs for name, macs in graph_costs(part).layers.items()
+    )
+
+
+def _split(analysis: Analysis, measure: Callable[[Graph], float]) -> list[_Part]:
+    """Splits the graph into parts, so that the costs of the parts add up to those of the whole."""
+    graph = without_numbers(analysis.graph)
+    sets = DisjointSets()
+    for call in graph.calls:
+        sets.add(call.unit)
+        for weight in map(id, call.unit.weights):
+            sets.add(weight)
+            sets.unite(call.unit, weight)
+    calls: dict[object, list[Call]] = {}
+    for call in graph.calls:
+        calls.setdefault(sets.find(call.unit), []).append(call)
+    prunable = {group.name: group for group in analysis.groups if group.prunable}
+    parts = []
+    for together in calls.values():
+        part = dataclasses.replace(graph, calls=tuple(together))
+        values = itertools.chain(*((*call.inputs, *call.outputs) for call in together))
+        layouts = [analysis.layouts[value] for value in values if value in analysis.layouts]
+        names = set().union(*(layout.groups() for layout in layouts))
+        groups = tuple(prunable[name] for name in sorted(names & prunable.keys()))
+        parts.append(_Part(dataclasses.replace(analysis, graph=part), groups, measure))
+    return parts

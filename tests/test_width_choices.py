@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from keras_branch_prune.groups import ChannelGroup
+from keras_branch_prune.width_choices import WidthChoices, width_choices, width_multiple
+
+
+def group(channels=40, partitions=1, name="g"):
+    return ChannelGroup(name, channels, (), (), partitions=partitions)
+
+
+@pytest.mark.parametrize(
+    ("channels", "partitions", "round_to", "multiple"),
+    [(40, 1, None, 1), (40, 1, 16, 16), (40, 4, 6, 12), (12, 1, 16, 1), (12, 4, 16, 4)],
+)
+def test_multiples(channels, partitions, round_to, multiple):
+    assert width_multiple(group(channels, partitions), round_to) == multiple
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ({"round_to": 16}, (16, 32, 40)),
+        ({"round_to": 8}, (8, 16, 24, 32, 40)),
+        ({"round_to": 16, "floors": {"g": 17}}, (32, 40)),
+        ({"round_to": 16, "ceilings": {"g": 39}}, (16, 32)),
+        ({"floors": {"g": 7}, "ceilings": {"g": 9}}, (7, 8, 9)),
+    ],
+)
+def test_choices(options, widths):
+    (choice,) = width_choices([group()], **options)
+    assert (choice.name, choice.channels, choice.widths) == ("g", 40, widths)
+
+
+def test_steps_between_choices():
+    choice = WidthChoices("g", 40, (8, 16, 32, 40))
+    assert [choice.at_most(width) for width in (0, 8, 15.9, 16, 99)] == [8, 8, 8, 16, 40]
+    assert [choice.wider(width) for width in (3, 8, 40)] == [8, 16, None]
+    assert [choice.narrower(width, 2) for width in (40, 16, 8)] == [16, 8, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"floors": {"other": 3}}, r"`floors` must name selected groups. Received: \['other'\]"),
+        ({"ceilings": {"a": 1, "b": 2}}, r"`ceilings` must name .* Received: \['a', 'b'\]"),
+        ({"floors": {"g": 9}, "ceilings": {"g": 8}}, "group 'g', .* Received: 9 and 8"),
+        ({"floors": {"g": 41}}, "group 'g', which has 40 channels .* Received: 41 and 40"),
+        ({"round_to": 16, "floors": {"g": 20}, "ceilings": {"g": 31}}, "multiples of 16"),
+    ],
+)
+def test_conflicts(options, message):
+    with pytest.raises(ValueError, match=message):
+        width_choices([group()], **options)
