@@ -199,6 +199,29 @@ class ModelBuilder:
         return (unit if name == unit.name else unit.replace(name=name)).build()
 
 
+class LayerRunner:
+    """The layer of a call on its own, with its weights, to be called on arrays.
+
+    Args:
+        call: A call of the graph; its shapes build the layer.
+    """
+
+    def __init__(self, call: Call):
+        self._layer = call.unit.build()
+        symbols = tree.map_structure(_symbolic, (call.args, dict(call.kwargs)))
+        self._layer(*symbols[0], **symbols[1])
+        if call.unit.weights:
+            _set_weights(self._layer, call.unit)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[np.ndarray]:
+        """Returns the outputs as arrays, flat."""
+        return [np.asarray(x) for x in tree.flatten(self._layer(*args, **kwargs))]
+
+
+def _symbolic(leaf: Any) -> Any:
+    return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Value) else leaf
+
+
 def build_model(graph: Graph) -> keras.Model:
     """Returns a new Keras model that computes `graph`, with copies of all weights."""
     builder = ModelBuilder(graph)
