@@ -26,7 +26,9 @@ from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
-from keras_branch_prune.plan import GroupPlan, PruningPlan, plan
+from keras_branch_prune.plan import GroupPlan, PruningPlan
+from keras_branch_prune.planner import plan
+from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.report import plot_training
 from keras_branch_prune.rule_kinds import (
     Barrier,
@@ -35,6 +37,7 @@ from keras_branch_prune.rule_kinds import (
     Elementwise,
 )
 from keras_branch_prune.rules import register_rule
+from keras_branch_prune.saliency import GroupData, register_saliency
 from keras_branch_prune.schedules import (
     AlphaSchedule,
     CosineDecay,
@@ -71,7 +74,10 @@ __all__ = [
     "Explanation",
     "ExponentialDecay",
     "ExportError",
+    "Fitting",
+    "GroupData",
     "GroupPlan",
+    "Latency",
     "LinearDecay",
     "LinearMap",
     "ModelFileError",
@@ -93,7 +99,9 @@ __all__ = [
     "merge",
     "plan",
     "plot_training",
+    "reconstruct",
     "register_rule",
+    "register_saliency",
     "save_model",
     "set_alpha",
     "zoo",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ def allocate(
     round_to: int | None = None,
     floors: Mapping[str, int] | None = None,
     ceilings: Mapping[str, int] | None = None,
+    unrounded: Collection[str] = (),
 ) -> dict[str, int]:
     """Returns widths at which the model costs at most, and nearly, a share of what it costs whole.
 
@@ -51,6 +52,7 @@ def allocate(
         floors: Smallest widths, by group name; what lies between two choices is rounded up.
         ceilings: Largest widths likewise, rounded down. If they alone bring the cost below the
             share, no group is narrowed further.
+        unrounded: Names of the groups that `round_to` does not count for.
 
     Returns:
         Group name → width, for all of `groups`. The cost lies in [0.99, 1] of the share wherever
@@ -62,7 +64,7 @@ def allocate(
     _check_share(model, share)
     if allocation not in ALLOCATIONS:
         raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
-    choices = width_choices(groups, round_to, floors, ceilings)
+    choices = width_choices(groups, round_to, floors, ceilings, unrounded)
     curves = error_curves(choices, errors) if allocation == "global" else {}
     _check_reachable(model, choices, share)
     target = share * model.whole

@@ -42,6 +42,16 @@ class Segment:
         within = self.inner.kept(kept) if self.inner else np.arange(self.repeat)
         return (indices[:, None] * (self.size // self.channels) + within).ravel()
 
+    def columns(self, group: str) -> np.ndarray:
+        """Returns where the channels of a group stand in the segment, `(copies, channels)`."""
+        places = np.arange(self.size).reshape(self.channels, -1)
+        if self.group == group:
+            return places.T
+        if self.inner is None:
+            return places[:0, :0]
+        inner = self.inner.columns(group)
+        return (places[:, :1, None] + inner[None]).reshape(-1, inner.shape[1])
+
     def width(self, kept: Kept) -> int:
         """Returns the number of the group's channels that stay."""
         return len(kept.get(self.group, range(self.channels)))
@@ -140,6 +150,21 @@ class Layout:
     def groups(self) -> set[str]:
         """Returns the names of the groups in this layout."""
         return set().union(*(segment.groups() for segment in self.segments()))
+
+    def columns(self, group: str) -> np.ndarray:
+        """Returns where the channels of a group stand along the axis, `(copies, channels)`.
+
+        A channel stands there several times at several positions, or if a layer repeats it.
+        """
+        found, start = [], 0
+        for block in self.blocks:
+            offsets = start + block.channels * np.arange(block.positions)
+            for segment, end in zip(block.segments, block.ends(), strict=True):
+                if group in segment.groups():
+                    columns = segment.columns(group) + end - segment.size
+                    found.append((offsets[:, None, None] + columns).reshape(-1, columns.shape[1]))
+            start += block.positions * block.channels
+        return np.concatenate(found)
 
     def structure(self) -> tuple:
         """Returns the sizes without the groups: two tensors can be tied if these are equal."""

@@ -1,4 +1,4 @@
-"""Decides which channels of a model stay."""
+"""Which channels of a model stay, as a value."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_branch_prune.canonical import canonical
 from keras_branch_prune.files import atomic_write
 from keras_branch_prune.graph import Graph
-from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.groups import Analysis
 from keras_branch_prune.layers import Alpha
-from keras_branch_prune.saliency import SALIENCIES, kept_channels
-from keras_branch_prune.scopes import Selectors, in_scope, selection_record
 from keras_branch_prune.tables import format_table
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +28,15 @@ class GroupPlan:
         name: Name of the channel group.
         channels: Channels before pruning.
         kept: Indices of the channels that the pruned branch starts with, ascending.
+        error_curve: Pairs `(width, error)`, where calibration data was given: by how much the
+            model's output would move, to first order and relative to its size, if only this group
+            were narrowed and its lost channels were fitted from those that stay.
     """
 
     name: str
     channels: int
     kept: tuple[int, ...]
+    error_curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def width(self) -> int:
@@ -95,7 +93,12 @@ class PruningPlan:
             if fields.pop("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}")
             groups = [
-                GroupPlan(str(g["name"]), int(g["channels"]), tuple(map(int, g["kept"])))
+                GroupPlan(
+                    str(g["name"]),
+                    int(g["channels"]),
+                    tuple(map(int, g["kept"])),
+                    tuple((int(width), float(error)) for width, error in g["error_curve"]),
+                )
                 for g in fields.pop("groups")
             ]
             target = tuple((str(name), value) for name, value in fields.pop("target"))
@@ -115,135 +118,6 @@ class PruningPlan:
         """Reads a plan that `save` wrote."""
         with open(path, encoding="utf-8") as file:
             return cls.from_json(file.read())
-
-
-def plan(
-    model: keras.Model,
-    *,
-    width: float | Mapping[str, float],
-    round_to: int | None = None,
-    include: Selectors = None,
-    exclude: Selectors = None,
-    scope: str | Sequence[str] | None = None,
-    residual: bool = True,
-    saliency: str = "l1",
-    seed: int = 0,
-) -> PruningPlan:
-    """Plans which channels of a model stay.
-
-    Args:
-        model: A built functional or Sequential model; it is not changed.
-        width: Share of the channels that every prunable group keeps, in (0, 1]; or such shares by
-            group name (see `explain`), where groups that are not named keep all.
-        round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
-            to at least one multiple), as far as the group has channels. Attention heads are not
-            rounded: what counts for hardware are the channels in them.
-        include: Prune only the groups that match: a layer's name, a glob such as `"block?_conv*"`,
-            a function `ChannelGroup -> bool`, or a sequence of those. A group matches a name if
-            one of its producers does. By default all groups are pruned.
-        exclude: Leave alone the groups that match, given in the same way.
-        scope: Prune only what belongs to the nested model of this name, or to several.
-        residual: Whether to prune residual streams too: groups of several producers that a sum
-            joins.
-        saliency: Which channels stay: those with the largest "l1" norm of the kernel, or "random".
-        seed: Seed of random choices.
-
-    Returns:
-        A frozen plan.
-
-    Raises:
-        TypeError: If `model` is not a Keras model, or a selector neither text nor a function.
-        ValueError: If an argument is out of range or matches no group, if the model cannot be
-            analysed, has weights that are not finite, or has nothing to prune.
-    """
-    if saliency not in SALIENCIES:
-        raise ValueError(f"`saliency` must be one of {sorted(SALIENCIES)}. Received: {saliency!r}")
-    if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
-        raise ValueError(f"`round_to` must be a positive integer or None. Received: {round_to!r}")
-    graph = canonical(model)
-    check_weights(graph)
-    analysis = analyse(graph)
-    ratios = _ratios(width, analysis)
-    selected = in_scope(
-        analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
-    )
-    _check_selected(width, selected)
-    rng = np.random.default_rng(seed)
-    groups, heads = [], analysis.heads()
-    for group in (group for group in selected if group.name in ratios):
-        scores = SALIENCIES[saliency](analysis.producers[group.name], rng)
-        multiple = None if group.name in heads else round_to
-        kept_width = _group_width(group, ratios[group.name], multiple)
-        kept = kept_channels(scores, kept_width, group.partitions)
-        if len(kept) < group.channels:
-            groups.append(GroupPlan(group.name, group.channels, kept))
-    selection = selection_record(include=include, exclude=exclude, scope=scope)
-    options = (("round_to", round_to), *selection, ("residual", residual))
-    target = (*_target_record(width), *options, ("saliency", saliency), ("seed", seed))
-    return PruningPlan(model.name, fingerprint(analysis), target, tuple(groups))
-
-
-def _group_width(group: ChannelGroup, ratio: float, round_to: int | None) -> int:
-    """Returns the width nearest to the ratio that rounding and the group's partitions allow."""
-    multiple = math.lcm(round_to or 1, group.partitions)
-    if multiple > group.channels:
-        multiple = group.partitions
-    return round_width(group.channels * ratio, group.channels, multiple)
-
-
-def _check_selected(width: float | Mapping[str, float], selected: Sequence[ChannelGroup]) -> None:
-    """Raises if a group with a width of its own is not selected."""
-    names = {group.name for group in selected}
-    for name in width if isinstance(width, Mapping) else ():
-        if name not in names:
-            raise ValueError(
-                f"`width` names group {name!r}, which `include`, `exclude`, `scope` or `residual` "
-                "leaves out"
-            )
-
-
-def _target_record(width: float | Mapping[str, float]) -> tuple[tuple[str, Any], ...]:
-    if isinstance(width, Mapping):
-        return tuple((f"width[{name}]", ratio) for name, ratio in width.items())
-    return (("width", width),)
-
-
-def _ratios(width: float | Mapping[str, float], analysis: Analysis) -> dict[str, float]:
-    """Returns the share kept of every prunable group, validated."""
-    reasons = {group.name: group.reason for group in analysis.groups}
-    prunable = [name for name, reason in reasons.items() if reason is None]
-    if not prunable:
-        raise ValueError(
-            "`model` has no channel group that can be pruned:\n"
-            + "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
-        )
-    if not isinstance(width, Mapping):
-        _check_ratio("width", width)
-        return dict.fromkeys(prunable, width)
-    for name, ratio in width.items():
-        _check_ratio(f"width[{name!r}]", ratio)
-        if name not in reasons:
-            raise ValueError(f"`width` names no channel group. Received: {name!r}; see `explain`.")
-        if reasons[name] is not None:
-            raise ValueError(f"`width` names group {name!r}, which stays: {reasons[name]}")
-    return {name: width[name] for name in prunable if name in width}
-
-
-def _check_ratio(name: str, ratio: Any) -> None:
-    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-    if not number or not 0 < ratio <= 1:
-        raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {ratio!r}")
-
-
-def round_width(width: float, channels: int, round_to: int = 1) -> int:
-    """Returns a whole width between 1 and `channels`, a multiple of `round_to` or `channels`.
-
-    Halves are rounded up to whole channels, and down to a multiple.
-    """
-    if round_to == 1:
-        return min(channels, max(1, math.floor(width + 0.5)))
-    multiple = max(1, math.ceil(width / round_to - 0.5)) * round_to
-    return min(channels, multiple)
 
 
 def check_weights(graph: Graph) -> None:

@@ -1,47 +1,290 @@
-"""Scores that say which channels of a group to keep: the higher, the more worth keeping."""
+"""Criteria that say which channels of a group to keep: the higher the score, the more worth it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_branch_prune.features import GroupFeatures
 from keras_branch_prune.rules import output_kernel
 from keras_branch_prune.tracker import ChannelRun
 
-Saliency = Callable[[Sequence[ChannelRun], np.random.Generator], np.ndarray]
-"""Maps the runs of channels of a group to one score per channel, shape `(channels,)`."""
+NEEDS = ("weights", "calibration", "loss")
+"""What a criterion may need: each includes those before it."""
 
 
-def l1(runs: Sequence[ChannelRun], rng: np.random.Generator) -> np.ndarray:
-    """L1 norm of each output channel's kernel, averaged over the runs (Li et al., 2017)."""
-    norms = [np.abs(_kernel(run).astype(np.float64)).sum(axis=0) for run in runs]
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupData:
+    """What a criterion may look at.
+
+    Args:
+        channels: Number of channels of the group.
+        runs: The channels as every producer makes them.
+        gammas: Scales of the BatchNormalization layers of the group, each of shape `(channels,)`.
+        rng: For random choices.
+        features: What calibration data says, if there is any.
+    """
+
+    channels: int
+    runs: Sequence[ChannelRun]
+    gammas: Sequence[np.ndarray]
+    rng: np.random.Generator
+    features: GroupFeatures | None = None
+
+    def kernels(self) -> list[np.ndarray]:
+        """Returns the kernel of every producer as `(everything else, channels)`, float64."""
+        kernels = []
+        for run in self.runs:
+            assert run.unit is not None
+            kernel = output_kernel(run.unit)[:, run.start : run.stop]
+            kernels.append(kernel.astype(np.float64))
+        return kernels
+
+    def seen(self) -> GroupFeatures:
+        """Returns the features of a criterion that needs calibration data."""
+        assert self.features is not None
+        return self.features
+
+
+Saliency = Callable[[GroupData], np.ndarray]
+"""Maps what is known about a group to one score per channel, shape `(channels,)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A criterion in the table.
+
+    Args:
+        score: The function.
+        needs: What it needs, one of `NEEDS`.
+    """
+
+    score: Saliency
+    needs: str = "weights"
+
+
+def l1(group: GroupData) -> np.ndarray:
+    """L1 norm of each output channel's kernel, averaged over the producers (Li et al., 2017)."""
+    return np.stack([np.abs(kernel).sum(axis=0) for kernel in group.kernels()]).mean(axis=0)
+
+
+def l2(group: GroupData) -> np.ndarray:
+    """L2 norm of each output channel's kernel, averaged over the producers."""
+    norms = [np.sqrt(np.square(kernel).sum(axis=0)) for kernel in group.kernels()]
     return np.stack(norms).mean(axis=0)
 
 
-def random(runs: Sequence[ChannelRun], rng: np.random.Generator) -> np.ndarray:
+def batch_norm(group: GroupData) -> np.ndarray:
+    """`|gamma|` of BatchNormalization, averaged over the group's layers (Liu et al., 2017).
+
+    Raises:
+        ValueError: If no BatchNormalization scales the group.
+    """
+    if not group.gammas:
+        raise ValueError(
+            '`saliency="batch_norm"` needs BatchNormalization with a scale in every group. '
+            f"Received: a group without, produced by '{group.runs[0].source}'"
+        )
+    return np.abs(np.stack(group.gammas)).mean(axis=0)
+
+
+def fpgm(group: GroupData) -> np.ndarray:
+    """Distance of each kernel to all others: those near the geometric median go (He et al., 2019).
+
+    Averaged over the producers.
+    """
+    scores = []
+    for kernel in group.kernels():
+        products = kernel.T @ kernel
+        squares = np.diag(products)
+        distances = squares[:, None] + squares[None] - 2 * products
+        scores.append(np.sqrt(np.maximum(distances, 0.0)).sum(axis=0))
+    return np.stack(scores).mean(axis=0)
+
+
+def random(group: GroupData) -> np.ndarray:
     """Uniform noise: the control that every criterion has to beat."""
-    return rng.uniform(size=runs[0].channels)
+    return group.rng.uniform(size=group.channels)
 
 
-SALIENCIES: dict[str, Saliency] = {"l1": l1, "random": random}
+def energy(group: GroupData) -> np.ndarray:
+    """Mean square of each channel's features."""
+    return np.diag(group.seen().products).copy()
 
 
-def _kernel(run: ChannelRun) -> np.ndarray:
-    """Returns the kernel that makes the run, as `(everything else, channels)`."""
-    assert run.unit is not None
-    return output_kernel(run.unit)[:, run.start : run.stop]
+def taylor(group: GroupData) -> np.ndarray:
+    """First-order change of the loss if the channel were zero (Molchanov et al., 2017)."""
+    return group.seen().taylor
 
 
-def kept_channels(scores: np.ndarray, width: int, partitions: int = 1) -> tuple[int, ...]:
-    """Returns the indices of the highest scores, ascending; the earlier wins a tie.
+def interpolative(group: GroupData) -> np.ndarray:
+    """Column-pivoted QR of the features (Chee et al., 2022), an interpolative decomposition.
+
+    The channel of the largest norm is kept; what it explains is taken out of all others; and so on.
+    """
+    order, _ = pivots(group.seen().products)
+    return _ranks(order)
+
+
+def output_error(group: GroupData) -> np.ndarray:
+    """Greedy selection by what it does to the model's output.
+
+    Like `interpolative`, but each time that channel is kept which lowers most how far the output
+    moves, to first order, if the others are fitted from the kept ones (see `features.py`). Greedy
+    forward selection with least squares; ThiNet (Luo et al., 2017) measures behind the next layer.
+    """
+    order, _ = pivots(group.seen().products, group.seen().sensitivity)
+    return _ranks(order)
+
+
+def _ranks(order: np.ndarray) -> np.ndarray:
+    """Returns scores that fall in the order given."""
+    scores = np.empty(len(order))
+    scores[order] = np.arange(len(order), 0, -1)
+    return scores
+
+
+SALIENCIES: dict[str, Criterion] = {
+    "l1": Criterion(l1),
+    "l2": Criterion(l2),
+    "batch_norm": Criterion(batch_norm),
+    "fpgm": Criterion(fpgm),
+    "random": Criterion(random),
+    "energy": Criterion(energy, "calibration"),
+    "interpolative": Criterion(interpolative, "calibration"),
+    "output_error": Criterion(output_error, "calibration"),
+    "taylor": Criterion(taylor, "loss"),
+}
+
+
+def register_saliency(name: str, score: Saliency, needs: str = "weights") -> None:
+    """Registers a criterion of your own, or replaces a built-in one.
+
+    Example:
+        >>> register_saliency("max", lambda group: np.max(np.abs(group.kernels()[0]), axis=0))
+
+    Args:
+        name: What `plan` knows it by.
+        score: Maps a `GroupData` to one score per channel, shape `(channels,)`; the highest stay.
+        needs: "weights"; "calibration", if it looks at `group.features`; or "loss", if it looks at
+            `group.features.taylor`.
+
+    Raises:
+        TypeError: If `score` cannot be called.
+        ValueError: If `needs` is none of these.
+    """
+    if not callable(score):
+        raise TypeError(f"`score` must be a function. Received: {score!r}")
+    if needs not in NEEDS:
+        raise ValueError(f"`needs` must be one of {NEEDS}. Received: {needs!r}")
+    SALIENCIES[name] = Criterion(score, needs)
+
+
+def channel_scores(name: str, group: GroupData) -> np.ndarray:
+    """Returns the scores of a criterion, checked.
+
+    Raises:
+        ValueError: If they have another shape, or are not finite.
+    """
+    scores = np.asarray(SALIENCIES[name].score(group))
+    if scores.shape != (group.channels,) or not np.isfinite(scores).all():
+        raise ValueError(
+            f"The criterion '{name}' must return one finite score per channel, of shape "
+            f"{(group.channels,)}. Received: {scores!r}"
+        )
+    return scores
+
+
+def keeping_order(scores: np.ndarray, partitions: int = 1) -> np.ndarray:
+    """Returns the channels in the order in which they are kept; the earlier wins a tie.
 
     Args:
         scores: One score per channel.
-        width: Number of channels to keep, a multiple of `partitions`.
-        partitions: Number of equal runs of channels that keep the same number each.
+        partitions: Number of equal runs of channels, which take turns.
     """
     runs = np.argsort(-scores.reshape(partitions, -1), axis=1, kind="stable")
-    starts = np.arange(partitions)[:, None] * runs.shape[1]
-    kept = runs[:, : width // partitions] + starts
-    return tuple(sorted(kept.ravel().tolist()))
+    return (runs + np.arange(partitions)[:, None] * runs.shape[1]).T.ravel()
+
+
+def pivots(
+    products: np.ndarray,
+    sensitivity: np.ndarray | None = None,
+    order: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes channels one by one and what they explain linearly out of all others.
+
+    This is a pivoted Cholesky decomposition of `products`, and so a column-pivoted QR of the
+    features.
+
+    Args:
+        products: `featuresᵀ · features`, of shape `(channels, channels)`.
+        sensitivity: What an error in the features costs: a remainder with the products X costs
+            `trace(sensitivity · X)`, and the channel that lowers this most is taken. Without it, a
+            remainder costs `trace(X)`, and the channel with the largest remainder is taken.
+        order: Takes the channels in this order instead.
+
+    Returns:
+        The order, and the cost after 0, 1, … channels, of shape `(channels + 1,)`.
+    """
+    left = _Remainder(products, sensitivity)
+    taken, errors = [], [left.error]
+    for step in range(len(products)):
+        channel = left.best() if order is None else int(order[step])
+        left.take(channel)
+        taken.append(channel)
+        errors.append(left.error)
+    # Rounding must not let costs rise or fall below zero.
+    costs = np.maximum([*errors[:-1], 0.0], 0.0)
+    return np.array(taken), np.maximum.accumulate(costs[::-1])[::-1]
+
+
+class _Remainder:
+    """What is left of the features when some channels are taken out.
+
+    The remainder G − LᵀL is never formed: it is known by its diagonal, and by what taking each
+    channel would save. In float32, which is faster and fine enough.
+    """
+
+    def __init__(self, products: np.ndarray, sensitivity: np.ndarray | None):
+        self._products = products.astype(np.float32)
+        self._sensitivity = None if sensitivity is None else sensitivity.astype(np.float32)
+        self._factor = np.zeros((len(products), len(products)), np.float32)
+        self._taken = np.zeros(len(products), bool)
+        self._diagonal = np.diag(products).astype(np.float64)
+        self._negligible = 1e-6 * self._diagonal.max(initial=0.0)
+        if self._sensitivity is None:
+            self.error = float(np.trace(products))
+        else:
+            seen = self._sensitivity @ self._products
+            self.error = float(np.trace(seen))
+            self._savings = np.einsum("ij,ij->j", self._products, seen).astype(np.float64)
+
+    def best(self) -> int:
+        """Returns the channel to take next."""
+        score = self._diagonal
+        if self._sensitivity is not None:
+            score = self._savings / np.maximum(self._diagonal, self._negligible or 1.0)
+        # What is left of a channel that others explain is rounding; it comes last.
+        score = np.where(self._diagonal > self._negligible, score, -1.0)
+        return int(np.argmax(np.where(self._taken, -2.0, score)))
+
+    def take(self, channel: int) -> None:
+        """Takes a channel and what it explains out of all others."""
+        count, self._taken[channel] = int(self._taken.sum()), True
+        if self._diagonal[channel] <= self._negligible:
+            return
+        known = self._factor[:count]
+        column = self._products[channel] - known[:, channel] @ known
+        column /= np.sqrt(max(column[channel], self._negligible))
+        self._factor[count] = column
+        self._diagonal -= np.square(column)
+        if self._sensitivity is None:
+            self.error -= float(column @ column)
+            return
+        seen = self._sensitivity @ column
+        change = self._products @ seen - (known @ seen) @ known
+        saved = float(column @ seen)
+        self._savings += column * (saved * column - 2 * change)
+        self.error -= saved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from keras_branch_prune.groups import ChannelGroup
 
@@ -38,6 +38,10 @@ class WidthChoices:
         """Returns the largest choice up to `width`, or the smallest if there is none."""
         return self.widths[max(0, bisect.bisect_right(self.widths, width) - 1)]
 
+    def nearest(self, width: float) -> int:
+        """Returns the choice nearest to `width`; the smaller of two."""
+        return min(self.widths, key=lambda choice: (abs(choice - width), choice))
+
     def wider(self, width: int) -> int | None:
         """Returns the next choice above `width`."""
         index = bisect.bisect_right(self.widths, width)
@@ -63,6 +67,7 @@ def width_choices(
     round_to: int | None = None,
     floors: Mapping[str, int] | None = None,
     ceilings: Mapping[str, int] | None = None,
+    unrounded: Collection[str] = (),
 ) -> list[WidthChoices]:
     """Returns the choices of every group.
 
@@ -71,6 +76,7 @@ def width_choices(
         round_to: Widths are multiples of it, or the full width.
         floors: Smallest widths, by group.
         ceilings: Largest widths, by group.
+        unrounded: Names of the groups that `round_to` does not count for.
 
     Raises:
         ValueError: If `floors` or `ceilings` name a group that is not among `groups`, or leave no
@@ -85,7 +91,7 @@ def width_choices(
     return [
         _choices(
             group,
-            width_multiple(group, round_to),
+            width_multiple(group, None if group.name in unrounded else round_to),
             floors.get(group.name, 1),
             ceilings.get(group.name, group.channels),
         )
@@ -103,3 +109,19 @@ def _choices(group: ChannelGroup, multiple: int, floor: int, ceiling: int) -> Wi
             f"{ceiling}"
         )
     return WidthChoices(group.name, group.channels, allowed)
+
+
+def nearest_width(group: ChannelGroup, ratio: float, round_to: int | None) -> int:
+    """Returns the width nearest to a ratio that rounding and the group's partitions allow."""
+    return round_width(group.channels * ratio, group.channels, width_multiple(group, round_to))
+
+
+def round_width(width: float, channels: int, round_to: int = 1) -> int:
+    """Returns a whole width between 1 and `channels`, a multiple of `round_to` or `channels`.
+
+    Halves are rounded up to whole channels, and down to a multiple.
+    """
+    if round_to == 1:
+        return min(channels, max(1, math.floor(width + 0.5)))
+    multiple = max(1, math.ceil(width / round_to - 0.5)) * round_to
+    return min(channels, multiple)

@@ -28,9 +28,10 @@ ORDER = (
         "tracker",
         "groups",
     ),
-    *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
+    *("spool", "calibration", "least_squares", "features", "saliency", "ranking"),
+    *("scopes", "layers", "costs", "floor", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
-    *("plan", "branch"),
+    *("plan", "branch", "reconstruct"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *(
         "explain",
@@ -43,6 +44,7 @@ ORDER = (
         "layer_latency",
         "latency",
     ),
+    *("targets", "planner"),
     *("report", "zoo"),
 )
 

@@ -8,7 +8,7 @@ import pytest
 from models import build, dtype_policy
 
 import keras_branch_prune as kbp
-from keras_branch_prune.plan import round_width
+from keras_branch_prune.width_choices import round_width
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_plan_prints_its_widths_and_how_it_was_made():
         ({"width": {"nothing": 0.5}}, "names no channel group. Received: 'nothing'"),
         ({"width": {"head": 0.5}}, "names group 'head', which stays: is a model output"),
         ({"width": 0.5, "round_to": 0}, "`round_to` must be a positive integer"),
-        ({"width": 0.5, "saliency": "l3"}, r"`saliency` must be one of \['l1', 'random'\]"),
+        ({"width": 0.5, "saliency": "l3"}, "`saliency` must be one of"),
     ],
 )
 def test_bad_arguments(options, message):

@@ -1,0 +1,246 @@
+"""What calibration data says about the channels of a group, summed up batch by batch.
+
+The features of a group are what linear layers read of it: the tensors at its exits, behind
+BatchNormalization, activation and pooling. A channel that stands several times in a tensor
+(positions of `Flatten`, depth multipliers, the members of an attention head) counts as several
+samples.
+
+How much an error δ in the features moves the model's output y is known to first order from the
+gradients ∂(v·y)/∂f, with random signs v: on average over v, `(δ · ∂(v·y)/∂f)²` is |δ · ∂y/∂f|²
+(Hutchinson's estimator). No labels are needed, and errors of all groups can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_branch_prune.calibration import read_batches
+from keras_branch_prune.graph import Graph, Value, build_model
+from keras_branch_prune.groups import Analysis
+
+Loss = Callable[[Any, Any], Any]
+"""A Keras loss: `loss(targets, outputs)`."""
+
+
+@dataclasses.dataclass(eq=False)
+class GroupFeatures:
+    """Sums over the features f, `(samples, channels)`, of a group at all its exits.
+
+    Args:
+        products: `fᵀ·f`, of shape `(channels, channels)`, float64, per position; every exit is
+            scaled to mean square 1 in its first batch and counts as much as the others.
+        sensitivity: `gᵀ·g` of the gradients g of the output at the features, scaled so that
+            `trace(sensitivity · δᵀδ)` is by how much errors δ of that scale move the output,
+            relative to its mean square.
+        taylor: By channel, `|Σ f · ∂loss/∂f|` per sample, summed up; zeros without loss.
+        rows: Number of rows of f at the exit that has most.
+    """
+
+    products: np.ndarray
+    sensitivity: np.ndarray
+    taylor: np.ndarray
+    rows: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """The features of several groups.
+
+    Args:
+        groups: By name of the group.
+        samples: Number of calibration samples.
+        digest: Hash of the calibration inputs.
+    """
+
+    groups: dict[str, GroupFeatures]
+    samples: int
+    digest: str
+
+
+def measure_features(
+    analysis: Analysis, names: Collection[str], data: Any, loss: Any = None, seed: int = 0
+) -> Features:
+    """Runs calibration data through a model and sums up the features of channel groups.
+
+    Needs the TensorFlow backend, for the gradients.
+
+    Args:
+        analysis: The channel groups of the model.
+        names: Names of the groups to look at.
+        data: Calibration data, see `read_batches`.
+        loss: A Keras loss, or its name, for `taylor`; then the data must hold targets.
+        seed: Seed of the random signs.
+
+    Raises:
+        TypeError: If `data` has another structure than the model's inputs.
+        ValueError: If values do not fit or are not finite, or targets are missing.
+    """
+    exits = _Exits(analysis, names)
+    gradients = _Gradients(analysis.graph, exits.values, loss, seed)
+    digest, samples, energy = hashlib.sha256(), 0, 0.0
+    for inputs, targets in read_batches(data, analysis.graph):
+        for array in inputs:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        samples += len(inputs[0])
+        result = gradients(inputs, targets)
+        energy += result.energy
+        exits.add(result)
+    for group in exits.groups.values():
+        group.products /= samples
+        group.sensitivity /= energy or 1.0
+    return Features(exits.groups, samples, digest.hexdigest()[:16])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """The features of one batch at all exits, the gradients there, and |y|² of the outputs.
+
+    Args:
+        features: One array per exit.
+        moves: Gradients of the outputs with random signs.
+        slopes: Gradients of the loss, if there is one.
+        energy: Sum of the squared outputs.
+    """
+
+    features: Sequence[np.ndarray]
+    moves: Sequence[np.ndarray]
+    slopes: Sequence[np.ndarray]
+    energy: float
+
+
+class _Gradients:
+    """Runs a model and returns what is at the exits, and the gradients there."""
+
+    def __init__(self, graph: Graph, exits: Sequence[Value], loss: Any, seed: int):
+        self._graph = graph
+        outputs = {"exits": list(exits), "outputs": graph.outputs}
+        self._model = build_model(dataclasses.replace(graph, outputs=outputs))
+        self._loss: Loss | None = None if loss is None else keras.losses.get(loss)
+        self._rng = np.random.default_rng(seed)
+        self._traced = tf.function(self._differentiate)
+
+    def __call__(self, inputs: Sequence[np.ndarray], targets: Any) -> _Batch:
+        """Returns the features and gradients of one batch."""
+        if self._loss is not None and targets is None:
+            raise ValueError(
+                "`calibration` must be (inputs, targets), or batches of them, where a criterion "
+                "needs the loss. Received: inputs only"
+            )
+        seeds = self._rng.integers(2**31, size=len(self._graph.output_values))
+        arrays = tree.map_structure(tf.convert_to_tensor, list(inputs))
+        if self._loss is None:
+            targets = None
+        features, moves, slopes, energy = self._traced(arrays, tf.constant(seeds), targets)
+        return _Batch(_arrays(features), _arrays(moves), _arrays(slopes), float(energy))
+
+    def _differentiate(self, arrays: Any, seeds: Any, targets: Any) -> tuple:
+        by_value = dict(zip(self._graph.input_values, arrays, strict=True))
+        inputs = tree.map_structure(by_value.__getitem__, self._graph.inputs)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x for x in arrays if x.dtype.is_floating])
+            results = self._model(inputs, training=False)
+            outputs = [tf.cast(y, tf.float32) for y in tree.flatten(results["outputs"])]
+            projected = tf.add_n(
+                [
+                    tf.reduce_sum(y * _random_signs(tf.shape(y), seed))
+                    for y, seed in zip(outputs, tf.unstack(seeds), strict=True)
+                ]
+            )
+            loss = self._sum_of_losses(targets, results["outputs"]) if targets is not None else None
+        exits = results["exits"]
+        moves = tape.gradient(projected, exits, unconnected_gradients="zero")
+        slopes = [] if loss is None else tape.gradient(loss, exits, unconnected_gradients="zero")
+        energy = tf.add_n([tf.reduce_sum(tf.square(y)) for y in outputs])
+        return exits, moves, slopes, energy
+
+    def _sum_of_losses(self, targets: Any, outputs: Any) -> Any:
+        """Returns the sum over samples, so that every gradient is that of a sample's own loss."""
+        assert self._loss is not None
+        pairs = list(zip(tree.flatten(targets), tree.flatten(outputs), strict=True))
+        samples = tf.cast(tf.shape(pairs[0][1])[0], tf.float32)
+        return samples * tf.add_n([tf.reduce_mean(self._loss(t, y)) for t, y in pairs])
+
+
+def _arrays(tensors: Sequence[Any]) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _random_signs(shape: Any, seed: Any) -> Any:
+    draws = tf.random.stateless_uniform(shape, [seed, 0])
+    return tf.where(draws < 0.5, -1.0, 1.0)
+
+
+@dataclasses.dataclass(eq=False)
+class _Place:
+    """Where a group stands in a tensor.
+
+    Args:
+        group: Name of the group.
+        axis: The channel axis.
+        columns: Places along that axis, of shape `(copies, channels)`.
+        scale: What the features are multiplied with; 0 before the first batch.
+    """
+
+    group: str
+    axis: int
+    columns: np.ndarray
+    scale: float = 0.0
+
+    def rows(self, array: np.ndarray) -> np.ndarray:
+        """Returns what a batch of the tensor holds, as `(batch, rows, channels)`, float32."""
+        along = np.moveaxis(array, self.axis, -1)[..., self.columns]
+        rows = along.reshape(len(array), -1, self.columns.shape[1])
+        return rows.astype(np.float32, copy=False)
+
+
+class _Exits:
+    """Sums up the features of groups over batches of the tensors that hold them."""
+
+    def __init__(self, analysis: Analysis, names: Collection[str]):
+        sizes = {group.name: group.channels for group in analysis.groups if group.name in names}
+        self.groups = {
+            name: GroupFeatures(np.zeros((size, size)), np.zeros((size, size)), np.zeros(size))
+            for name, size in sizes.items()
+        }
+        self._places: dict[Value, list[_Place]] = {}
+        for value in analysis.exits:
+            layout = analysis.layouts.get(value)
+            groups = sorted(layout.groups() & sizes.keys()) if layout else []
+            if layout and groups:
+                places = [_Place(name, layout.axis, layout.columns(name)) for name in groups]
+                self._places[value] = places
+
+    @property
+    def values(self) -> list[Value]:
+        """The tensors to look at."""
+        return list(self._places)
+
+    def add(self, batch: _Batch) -> None:
+        """Adds one batch."""
+        seen: dict[str, int] = {}
+        for index, places in enumerate(self._places.values()):
+            for place in places:
+                rows = place.rows(batch.features[index])
+                self._add_products(place, rows, place.rows(batch.moves[index]))
+                if batch.slopes:
+                    effects = (rows * place.rows(batch.slopes[index])).sum(axis=1)
+                    self.groups[place.group].taylor += np.abs(effects).sum(axis=0)
+                seen[place.group] = max(seen.get(place.group, 0), rows.shape[0] * rows.shape[1])
+        for name, count in seen.items():
+            self.groups[name].rows += count
+
+    def _add_products(self, place: _Place, features: np.ndarray, moves: np.ndarray) -> None:
+        group, positions = self.groups[place.group], features.shape[1]
+        features, moves = (x.reshape(-1, x.shape[-1]) for x in (features, moves))
+        # The first batch says how large the features of this exit are.
+        place.scale = place.scale or 1 / max(float(np.square(features).mean()), 1e-30)
+        group.products += place.scale / positions * (features.T @ features)
+        group.sensitivity += (moves.T @ moves) / place.scale

@@ -1,0 +1,185 @@
+"""Decides which channels of a model stay: how many of every group, and which of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_branch_prune.allocation import ALLOCATIONS
+from keras_branch_prune.canonical import canonical
+from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.plan import GroupPlan, PruningPlan, check_weights, fingerprint
+from keras_branch_prune.ranking import Ranking, rank
+from keras_branch_prune.scopes import Selectors, in_scope, selection_record
+from keras_branch_prune.targets import Latency, Record, Widths, WidthSearch, width_limits
+
+_CURVE_POINTS = 32
+
+
+def plan(
+    model: keras.Model,
+    *,
+    width: float | Mapping[str, float] | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    latency: float | Latency | None = None,
+    allocation: str = "uniform",
+    round_to: int | None = None,
+    floors: Widths | None = None,
+    ceilings: Widths | None = None,
+    include: Selectors = None,
+    exclude: Selectors = None,
+    scope: str | Sequence[str] | None = None,
+    residual: bool = True,
+    saliency: str | None = None,
+    calibration: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+) -> PruningPlan:
+    """Plans which channels of a model stay.
+
+    Exactly one of `width`, `params`, `macs` and `latency` says how many.
+
+    Args:
+        model: A built functional or Sequential model; it is not changed.
+        width: Share of the channels that every prunable group keeps, in (0, 1]; or such shares by
+            group name (see `explain`), where groups that are not named keep all.
+        params: Share of the model's parameters to keep, in (0, 1).
+        macs: Share of the model's multiply-accumulates to keep, in (0, 1).
+        latency: Share of the latency to keep, in (0, 1), at batch size 1; or a `Latency`. The
+            layers are measured on this machine, and so is what the plan makes of the model.
+        allocation: How a budget is spread over the groups: "uniform", the same share of the
+            channels everywhere; or "global", where narrowing moves the output least for what it
+            saves.
+        round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
+            to at least one multiple), as far as the group has channels; within a budget they are
+            multiples or the full width. Attention heads are not rounded: what counts for hardware
+            are the channels in them.
+        floors: Smallest widths: one share of the channels for all groups, or by group name a number
+            of channels or a share.
+        ceilings: Largest widths, given in the same way.
+        include: Prune only the groups that match: a layer's name, a glob such as `"block?_conv*"`,
+            a function `ChannelGroup -> bool`, or a sequence of those. A group matches a name if
+            one of its producers does. By default all groups are pruned.
+        exclude: Leave alone the groups that match, given in the same way.
+        scope: Prune only what belongs to the nested model of this name, or to several.
+        residual: Whether to prune residual streams too: groups of several producers that a sum
+            joins.
+        saliency: Which channels stay, see `SALIENCIES` and `register_saliency`: from weights "l1",
+            "l2", "batch_norm", "fpgm", "random"; from calibration data "energy", "interpolative",
+            "output_error"; from the loss "taylor". By default "output_error" with calibration data
+            and "l1" without.
+        calibration: Inputs, as the model takes them, from which criteria and errors are computed:
+            arrays, a `tf.data.Dataset`, a `PyDataset` or a generator that ends; for "taylor" with
+            targets. Some hundred samples or more.
+        loss: A Keras loss or its name, for "taylor".
+        seed: Seed of random choices.
+
+    Returns:
+        A frozen plan.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, a selector neither text nor a function, or
+            `calibration` has another structure than the inputs.
+        ValueError: If an argument is out of range or matches no group, if there is not exactly one
+            target or it cannot be reached, if the model cannot be analysed, has weights that are
+            not finite, or has nothing to prune, or if the calibration data does not fit, is not
+            finite or too little.
+    """
+    target, value = _one_target(width=width, params=params, macs=macs, latency=latency)
+    _check_options(allocation, round_to)
+    saliency = saliency or ("l1" if calibration is None else "output_error")
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    _check_prunable(analysis)
+    selected = in_scope(
+        analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
+    )
+    ranking = rank(analysis, selected, saliency, calibration, loss, seed)
+    search = WidthSearch(
+        analysis,
+        selected,
+        ranking,
+        allocation,
+        round_to,
+        width_limits("floors", floors, selected),
+        width_limits("ceilings", ceilings, selected),
+    )
+    widths, found = search.widths(model, target, value)
+    ranking.check_samples(widths)
+    groups = tuple(
+        _group_plan(group, widths[group.name], ranking)
+        for group in selected
+        if widths.get(group.name, group.channels) < group.channels
+    )
+    made: Record = (
+        *_record(target, value),
+        *found,
+        *((("allocation", allocation),) if target != "width" else ()),
+        ("round_to", round_to),
+        *_record("floors", floors),
+        *_record("ceilings", ceilings),
+        *selection_record(include=include, exclude=exclude, scope=scope),
+        ("residual", residual),
+        ("saliency", saliency),
+        *_calibration_record(ranking),
+        ("seed", seed),
+    )
+    return PruningPlan(model.name, fingerprint(analysis), made, groups)
+
+
+def _group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:
+    errors: tuple[tuple[int, float], ...] = ()
+    if ranking.features is not None:
+        # Six digits and some points say all, and keep the file small.
+        points = np.unique(np.linspace(0, group.channels, _CURVE_POINTS + 1).round().astype(int))
+        curve = ranking.errors[group.name]
+        errors = tuple((int(k), float(f"{curve[k]:.6g}")) for k in points)
+    return GroupPlan(group.name, group.channels, ranking.kept(group.name, width), errors)
+
+
+def _record(argument: str, value: Any) -> Record:
+    """Returns how an argument was given, as pairs that survive JSON."""
+    if value is None:
+        return ()
+    if isinstance(value, Latency):
+        fields = dataclasses.asdict(value).items()
+        return tuple((f"{argument}.{name}", x) for name, x in fields if x is not None)
+    if isinstance(value, Mapping):
+        return tuple((f"{argument}[{name}]", x) for name, x in value.items())
+    return ((argument, value),)
+
+
+def _calibration_record(ranking: Ranking) -> Record:
+    if ranking.features is None:
+        return ()
+    features = ranking.features
+    return (("calibration", f"{features.samples} samples, sha256 {features.digest}"),)
+
+
+def _one_target(**targets: Any) -> tuple[str, Any]:
+    given = [name for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"Exactly one of {', '.join(f'`{name}`' for name in targets)} must be given. "
+            f"Received: {', '.join(given) or 'none'}"
+        )
+    return given[0], targets[given[0]]
+
+
+def _check_options(allocation: str, round_to: Any) -> None:
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
+    if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
+        raise ValueError(f"`round_to` must be a positive integer or None. Received: {round_to!r}")
+
+
+def _check_prunable(analysis: Analysis) -> None:
+    if not any(group.prunable for group in analysis.groups):
+        reasons = "".join(f"\n  {group.name}: {group.reason}" for group in analysis.groups)
+        raise ValueError(f"`model` has no channel group that can be pruned:{reasons}")

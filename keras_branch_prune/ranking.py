@@ -1,0 +1,134 @@
+"""In which order the channels of a group are worth keeping, and what keeping fewer costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_branch_prune.features import Features, measure_features
+from keras_branch_prune.groups import Analysis, ChannelGroup
+from keras_branch_prune.saliency import (
+    SALIENCIES,
+    GroupData,
+    channel_scores,
+    keeping_order,
+    pivots,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranking:
+    """The channels of several groups, ranked.
+
+    Args:
+        orders: Group name → its channels, those most worth keeping first.
+        errors: Group name → the error if k channels are kept, for k = 0 … channels; never rising.
+            With calibration data: by how much the model's output moves, to first order, relative to
+            its mean square, if the others are fitted from those kept. Without: the squared scores
+            that are lost, relative to those that are kept.
+        features: What calibration data said, if there is any.
+    """
+
+    orders: Mapping[str, np.ndarray]
+    errors: Mapping[str, np.ndarray]
+    features: Features | None
+
+    def kept(self, name: str, width: int) -> tuple[int, ...]:
+        """Returns the channels that a group keeps at a width, ascending."""
+        return tuple(sorted(self.orders[name][:width].tolist()))
+
+    def check_samples(self, widths: Mapping[str, int]) -> None:
+        """Raises `ValueError` if there are fewer samples than channels to fit from."""
+        for name, width in widths.items():
+            rows = width if self.features is None else self.features.groups[name].rows
+            if rows < width:
+                assert self.features is not None
+                samples = self.features.samples
+                needed = -(-width * samples // rows)
+                raise ValueError(
+                    f"`calibration` must have at least {needed} samples, so that group '{name}' "
+                    f"can be fitted from {width} channels. Received: {samples}"
+                )
+
+
+def rank(
+    analysis: Analysis,
+    groups: Sequence[ChannelGroup],
+    saliency: str,
+    calibration: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+) -> Ranking:
+    """Ranks the channels of groups by a criterion.
+
+    Args:
+        analysis: The channel groups of the model.
+        groups: Those to rank.
+        saliency: Name of the criterion.
+        calibration: Calibration data, or `None`.
+        loss: A Keras loss, where the criterion needs one.
+        seed: Seed of random choices.
+
+    Raises:
+        TypeError: If `calibration` has another structure than the model's inputs.
+        ValueError: If something is missing that the criterion needs, or does not fit.
+    """
+    _check_needs(saliency, calibration, loss)
+    features, names = None, [group.name for group in groups]
+    if calibration is not None:
+        needs_loss = SALIENCIES[saliency].needs == "loss"
+        features = measure_features(
+            analysis, names, calibration, loss if needs_loss else None, seed
+        )
+    gammas, rng = _gammas(analysis), np.random.default_rng(seed)
+    orders, errors = {}, {}
+    for group in groups:
+        seen = features.groups[group.name] if features else None
+        runs = analysis.producers[group.name]
+        data = GroupData(group.channels, runs, gammas.get(group.name, []), rng, seen)
+        scores = channel_scores(saliency, data)
+        orders[group.name] = order = keeping_order(scores, group.partitions)
+        if seen is None:
+            errors[group.name] = _lost_scores(scores[order])
+        else:
+            _, errors[group.name] = pivots(seen.products, seen.sensitivity, order)
+    return Ranking(orders, errors, features)
+
+
+def _check_needs(saliency: str, calibration: Any, loss: Any) -> None:
+    if saliency not in SALIENCIES:
+        raise ValueError(f"`saliency` must be one of {sorted(SALIENCIES)}. Received: {saliency!r}")
+    needs = SALIENCIES[saliency].needs
+    if needs != "weights" and calibration is None:
+        raise ValueError(f"`calibration` must be given for saliency={saliency!r}. Received: None")
+    if needs == "loss" and loss is None:
+        raise ValueError(f"`loss` must be given for saliency={saliency!r}. Received: None")
+
+
+def _gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
+    """Returns the scales of the BatchNormalization layers of every group."""
+    found: dict[str, list[np.ndarray]] = {}
+    norms = {
+        call.unit: call.inputs[0]
+        for call in analysis.graph.calls
+        if call.unit.cls is keras.layers.BatchNormalization and call.unit.config["scale"]
+    }
+    for unit, value in norms.items():
+        layout = analysis.layouts.get(value)
+        if layout is None:
+            continue
+        for name in layout.groups():
+            gamma = unit.arrays()[0][layout.columns(name)]
+            found.setdefault(name, []).append(np.abs(gamma).mean(axis=0))
+    return found
+
+
+def _lost_scores(scores: np.ndarray) -> np.ndarray:
+    """Returns the squared scores that are lost, relative to those kept; keeping none is worst."""
+    kept = np.cumsum(np.square(scores, dtype=np.float64))
+    errors = (kept[-1] - kept) / np.maximum(kept, np.finfo(np.float32).tiny)
+    return np.maximum.accumulate([0.0, *errors[-2::-1], 2 * errors[0] + 1])[::-1]
