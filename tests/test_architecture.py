@@ -30,7 +30,8 @@ ORDER = (
     ),
     *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
-    *("plan", "branch"),
+    *("least_squares", "spool", "calibration"),
+    *("plan", "branch", "reconstruct"),
     *("schedules", "alpha", "callbacks", "backup", "merge"),
     *(
         "explain",
