@@ -12,7 +12,7 @@ from keras import ops, tree
 from keras_branch_prune.graph import Graph, Value
 
 BATCH_SIZE = 32
-"""Samples per batch where arrays are given."""
+"""Samples per batch where arrays are given and the model leaves the number open."""
 
 Batch = tuple[list[np.ndarray], Any]
 """The inputs, flat, in the order of the graph's `input_values`; and the targets, or `None`."""
@@ -27,84 +27,123 @@ def read_batches(data: Any, graph: Graph) -> Iterator[Batch]:
             those: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator that ends.
         graph: The canonical graph of the model.
 
+    Yields:
+        Copies of the inputs, in the dtypes of the model's inputs, and the targets as they are.
+
     Raises:
         TypeError: If `data` has another structure than the inputs.
-        ValueError: If shapes do not fit, a value is NaN or infinite, or there is no sample.
+        ValueError: If shapes do not fit, a value is NaN or infinite, there is no sample, or the
+            dataset has no end.
     """
     empty = True
-    for element in _elements(data):
-        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(element)
+    for element in _elements(data, graph.input_values[0].shape[0] or BATCH_SIZE):
+        inputs, targets = _unpacked(element)
         arrays = _flat(inputs, graph)
-        sizes = {len(array) for array in arrays}
-        if len(sizes) > 1:
-            raise ValueError(
-                "`calibration` must have as many samples for every input. "
-                f"Received: {[len(array) for array in arrays]}"
-            )
-        if sizes != {0}:
+        _check_counts(arrays)
+        if len(arrays[0]):
             empty = False
             yield arrays, targets
     if empty:
         raise ValueError("`calibration` must have at least one sample. Received: none")
 
 
-def _elements(data: Any) -> Iterable[Any]:
+def _elements(data: Any, batch_size: int) -> Iterable[Any]:
     """Returns batches of what `model.fit` would be given."""
     if isinstance(data, keras.utils.PyDataset):
-        return (data[index] for index in range(data.num_batches or 0))
-    if hasattr(data, "element_spec") or isinstance(data, Iterator):
-        return data
-    return _sliced(data)
+        _check_end(data.num_batches is not None)
+        return (data[index] for index in range(data.num_batches))
+    structure = isinstance(data, (list, tuple, Mapping, str)) or hasattr(data, "shape")
+    if structure or not isinstance(data, Iterable):
+        return _sliced(data, batch_size)
+    if hasattr(data, "cardinality"):
+        _check_end(int(data.cardinality()) != -1)  # tf.data.INFINITE_CARDINALITY
+    return data
 
 
-def _sliced(data: Any) -> Iterator[Any]:
-    leaves = tree.flatten(data)
+def _check_end(ends: bool) -> None:
+    if not ends:
+        raise ValueError("`calibration` must be a dataset that ends. Received: an infinite one")
+
+
+def _sliced(data: Any, batch_size: int) -> Iterator[Any]:
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
         raise TypeError(
             "`calibration` must be arrays, a dataset or a generator. "
             f"Received: {type(data).__name__}"
         )
-    samples = max(len(leaf) for leaf in leaves)
-    for start in range(0, samples, BATCH_SIZE):
-        yield tree.map_structure(lambda leaf, at=start: leaf[at : at + BATCH_SIZE], data)
+    _check_counts(leaves)
+    for start in range(0, len(leaves[0]), batch_size):
+        rows = slice(start, start + batch_size)
+        yield tree.map_structure(lambda leaf, at=rows: None if leaf is None else leaf[at], data)
+
+
+def _check_counts(arrays: list[Any]) -> None:
+    counts = [len(array) for array in arrays]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"`calibration` must have as many samples in every array. Received: {counts}"
+        )
+
+
+def _unpacked(element: Any) -> tuple[Any, Any]:
+    """Returns inputs and targets; unlike for Keras, a list is never a pair of those."""
+    if not isinstance(element, tuple):
+        return element, None
+    if not 1 <= len(element) <= 3:
+        raise TypeError(
+            "`calibration` must have inputs, (inputs, targets) or (inputs, targets, "
+            f"sample_weights). Received: a tuple of {len(element)}"
+        )
+    return element[0], element[1] if len(element) > 1 else None
 
 
 def _flat(inputs: Any, graph: Graph) -> list[np.ndarray]:
     """Returns the arrays of one batch in the order of the graph's inputs, checked."""
     names = [unit.name for unit in graph.input_units]
+    structure = graph.inputs
     if isinstance(inputs, Mapping):
-        by_name = dict(zip(names, graph.input_values, strict=True))
-        keys = graph.inputs if isinstance(graph.inputs, Mapping) else by_name
-        if not keys.keys() <= inputs.keys():
+        if not isinstance(structure, Mapping):
+            structure = dict(zip(names, graph.input_values, strict=True))
+        if not structure.keys() <= inputs.keys():
             raise TypeError(
-                f"`calibration` must have the inputs {sorted(keys)}. Received: {sorted(inputs)}"
+                f"`calibration` must have the inputs {sorted(structure)}. "
+                f"Received: {sorted(inputs)}"
             )
-        leaves = {value: inputs[key] for key, value in keys.items()}
-        flat = [leaves[value] for value in graph.input_values]
-    else:
-        flat = tree.flatten(inputs)
-        if len(flat) != len(names):
-            raise TypeError(
-                f"`calibration` must have {len(names)} inputs, {names}; a tuple is read as "
-                f"(inputs, targets). Received: {len(flat)} arrays"
-            )
-    arguments = zip(names, graph.input_values, flat, strict=True)
-    return [_checked(name, value, leaf) for name, value, leaf in arguments]
+        inputs = {key: inputs[key] for key in structure}
+    leaves, values = tree.flatten(inputs), tree.flatten(structure)
+    if len(leaves) != len(values):
+        raise TypeError(
+            f"`calibration` must have the inputs {names}; a tuple is read as (inputs, targets). "
+            f"Received: {len(leaves)} array(s)"
+        )
+    found = dict(zip(values, leaves, strict=True))
+    named = zip(names, graph.input_values, strict=True)
+    return [_checked(name, value, found[value]) for name, value in named]
 
 
 def _checked(name: str, value: Value, leaf: Any) -> np.ndarray:
     array = np.asarray(ops.convert_to_numpy(leaf))
-    fits = array.ndim == len(value.shape) and all(
-        expected in (None, size) for size, expected in zip(array.shape, value.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"`calibration` must have the shape {value.shape} for input '{name}'. "
-            f"Received: {array.shape}"
+    if array.dtype.kind in "OSU":
+        raise TypeError(
+            f"`calibration` must be numbers for input '{name}'. Received: {array.dtype.name}"
         )
-    array = np.asarray(ops.convert_to_numpy(ops.cast(array, value.dtype)))
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+    sizes = zip(array.shape, value.shape, strict=False)
+    if array.ndim != len(value.shape) or any(b is not None and a != b for a, b in sizes):
         raise ValueError(
-            f"`calibration` must be finite. Received: NaN or infinite values for input '{name}'"
+            f"`calibration` must have the shape {value.shape} for input '{name}', batches of a "
+            f"dataset too. Received: {array.shape}"
         )
-    return array
+    # A generator may fill the same array again: a copy.
+    cast = np.array(ops.convert_to_numpy(ops.cast(array, value.dtype)))
+    if not (_is_finite(array) and _is_finite(cast)):
+        raise ValueError(
+            f"`calibration` must be finite as {value.dtype}. "
+            f"Received: NaN or infinite values for input '{name}'"
+        )
+    return cast
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    # NumPy does not count bfloat16 among its inexact types.
+    return "float" not in array.dtype.name or bool(np.isfinite(array).all())

@@ -200,7 +200,7 @@ class ModelBuilder:
 
 
 class LayerRunner:
-    """The layer of a call on its own, with its weights, to be called on arrays.
+    """The layer of a call on its own, with copies of its weights, to be called on tensors.
 
     Args:
         call: A call of the graph; its shapes build the layer.
@@ -213,9 +213,9 @@ class LayerRunner:
         if call.unit.weights:
             _set_weights(self._layer, call.unit)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> list[np.ndarray]:
-        """Returns the outputs as arrays, flat."""
-        return [np.asarray(x) for x in tree.flatten(self._layer(*args, **kwargs))]
+    def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Returns the outputs of the layer in inference mode, as tensors, flat."""
+        return tree.flatten(self._layer(*args, **kwargs))
 
 
 def _symbolic(leaf: Any) -> Any:

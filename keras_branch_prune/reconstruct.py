@@ -8,31 +8,37 @@ the pruned network has computed so far, so that later maps make up for the error
 * the BatchNormalization layers of the pruned branch get the statistics of their new inputs;
 * an expand map E gets the pruned branch's channels and is fitted to the original's channels.
 
-All fits are ridge regressions from sums over batches (Zhang et al. 2016 and He et al. 2017 fit in
-the same order, layer by layer, on the approximated network's own outputs).
+A tensor is kept as long as a later call reads it, and fits read sums over batches: what grows with
+the number of samples are files. All fits are ridge regressions. Zhang et al. (2016) and He et al.
+(2017) fit in the same order, layer by layer, on the approximated network's own outputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from keras_branch_prune.branch import PRUNED_SUFFIX
 from keras_branch_prune.calibration import read_batches
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, as_array, substitute
 from keras_branch_prune.layers import AlphaBlend, ChannelMap
-from keras_branch_prune.least_squares import Moments
+from keras_branch_prune.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.spool import Spool
 
 _ORIGINAL, _PRUNED = "original", "pruned"
+
+_PRIOR_ROWS = 10
+"""Rows for which the old variance of a BatchNormalization counts, lest one sample make it zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +50,19 @@ class Fitting:
         reduce: Whether reduce maps are fitted.
         statistics: Whether BatchNormalization layers of the pruned branch get new statistics.
         ridge: Penalty of a map's distance from its start, relative to its inputs' mean square.
+
+    Raises:
+        ValueError: If `ridge` is not a finite number ≥ 0.
     """
 
     expand: bool = True
     reduce: bool = True
     statistics: bool = True
     ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ridge, (int, float)) or not 0 <= self.ridge < float("inf"):
+            raise ValueError(f"`ridge` must be a finite number ≥ 0. Received: {self.ridge!r}")
 
 
 def reconstruct(
@@ -58,20 +71,27 @@ def reconstruct(
     """Fits the maps and statistics of the pruned branch in place.
 
     Args:
-        branched: A model as `branch` makes it, whose reduce maps select channels.
+        branched: A model as `branch` makes it, at any α; its reduce maps say what is aimed at.
         data: Calibration data, see `read_batches`.
         fitting: What is fitted, and how.
         memory_mib: How much of the activations is held in memory, MiB; the rest goes to files.
 
     Returns:
-        Name of each expand map → |o − p|² / |o|² of what the branches hand to its blends.
+        Name of each fitted expand map → |o − p|² / |o|² of what the branches hand to its blends.
+
+    Raises:
+        TypeError: If `data` has another structure than the inputs.
+        ValueError: If `branched` has no blends, or `data` is not usable (see `read_batches`) or
+            leads to NaN or infinite activations.
     """
     graph = canonical(branched)
+    if not any(call.unit.cls is AlphaBlend for call in graph.calls):
+        raise ValueError(f"`branched` must be made by `branch`. Received: '{graph.name}'")
+    fitter = _Fitter(fitting or Fitting())
     with Spool(memory_mib) as spool:
         for inputs, _ in read_batches(data, graph):
             for value, array in zip(graph.input_values, inputs, strict=True):
                 spool.append((_ORIGINAL, value), array)
-        fitter = _Fitter(fitting or Fitting())
         _Walk(graph, spool, fitter).run()
     return fitter.errors
 
@@ -107,28 +127,34 @@ class _Task:
 
 
 def _tasks(graph: Graph) -> list[_Task]:
-    """Returns the calls of both runs; the pruned one has those only that differ from the other."""
+    """Returns the calls of both runs side by side, so that few tensors are needed at a time."""
     blends = [call for call in graph.calls if call.unit.cls is AlphaBlend]
     original = substitute(graph, {c.outputs[0]: c.inputs[1] for c in blends})
     pruned = substitute(graph, {c.outputs[0]: c.inputs[2] for c in blends})
+    targets = {call.inputs[2]: call.inputs[1] for call in blends}
     tasks = [
         _Task(call, _ORIGINAL, {value: (_ORIGINAL, value) for value in call.inputs})
         for call in original.calls
     ]
-    targets = {call.inputs[2]: call.inputs[1] for call in blends}
-    readers = pruned.consumers()
+    tasks += _pruned_tasks(pruned, targets)
+    place = {call.outputs[0]: place for place, call in enumerate(graph.calls)}
+    return sorted(tasks, key=lambda task: place[task.call.outputs[0]])
+
+
+def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[_Task]:
+    """Yields the calls of the pruned run whose results differ from those of the original one."""
+    readers = graph.consumers()
     differs: set[Value] = set()
-    for call in pruned.calls:
+    for call in graph.calls:
         is_map = call.unit.cls is ChannelMap
         if differs.isdisjoint(call.inputs) and not is_map:
             continue
-        differs.update(call.outputs)
+        output = call.outputs[0]
         inputs = {v: (_PRUNED if v in differs else _ORIGINAL, v) for v in call.inputs}
-        is_expand = call.outputs[0] in targets
-        target = (_ORIGINAL, targets.get(call.outputs[0], call.inputs[0])) if is_map else None
-        feeds_norm = all(_is_narrow_norm(c.unit) for c in readers.get(call.outputs[0], ()))
-        tasks.append(_Task(call, _PRUNED, inputs, target, is_expand, feeds_norm))
-    return tasks
+        target = (_ORIGINAL, targets.get(output, call.inputs[0])) if is_map else None
+        feeds_norm = all(_is_narrow_norm(reader.unit) for reader in readers.get(output, ()))
+        yield _Task(call, _PRUNED, inputs, target, output in targets, feeds_norm)
+        differs.update(call.outputs)
 
 
 class _Fitter:
@@ -148,44 +174,37 @@ class _Fitter:
 
     def fit(self, tasks: Sequence[_Task], spool: Spool) -> None:
         """Fits the unit that the tasks share to all of them."""
-        unit = tasks[0].call.unit
-        if unit.cls is not ChannelMap:
-            _set_statistics(unit, tasks, spool)
-        elif tasks[0].is_expand:
-            self._fit_expand(unit, tasks, spool)
-        else:
-            self._fit_reduce(unit, tasks, spool)
+        if tasks[0].call.unit.cls is not ChannelMap:
+            _set_statistics(tasks, spool)
+        # Where both networks still compute the same, a reduce map is right as it is.
+        elif any(task.target not in task.inputs.values() for task in tasks):
+            self._fit_map(tasks, spool)
 
-    def _fit_expand(self, unit: Unit, tasks: Sequence[_Task], spool: Spool) -> None:
-        moments = [Moments(inputs, outputs) for _, inputs, outputs in unit.config["blocks"]]
+    def _fit_map(self, tasks: Sequence[_Task], spool: Spool) -> None:
+        unit, is_expand = tasks[0].call.unit, tasks[0].is_expand
+        kernels = unit.weights[: len(unit.config["blocks"])]
+        starts = [as_array(kernel).astype(np.float64) for kernel in kernels]
+        moments = [Moments(*start.shape) for start in starts]
         for task in tasks:
-            for inputs, targets in _pairs(task, spool):
-                rows = _block_rows(inputs, unit, 1), _block_rows(targets, unit, 2)
-                for part, x, y in zip(moments, *rows, strict=True):
-                    part.add(x, y)
-        fits = [part.solve(self._fitting.ridge) for part in moments]
-        for weight, fit in zip(unit.weights, fits, strict=True):
-            weight.assign(fit.matrix)
-        energy = sum(fit.energy for fit in fits)
-        self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0
-
-    def _fit_reduce(self, unit: Unit, tasks: Sequence[_Task], spool: Spool) -> None:
-        kernels = [as_array(weight) for weight in unit.weights[: len(unit.config["blocks"])]]
-        moments = [Moments(*kernel.shape) for kernel in kernels]
-        for task in tasks:
-            for inputs, targets in _pairs(task, spool):
-                rows = _block_rows(inputs, unit, 1), _block_rows(targets, unit, 1)
-                for part, kernel, x, y in zip(moments, kernels, *rows, strict=True):
-                    part.add(x, y @ kernel)
-        centred = unit.config["use_bias"] or all(task.feeds_norm for task in tasks)
-        fits = [
-            part.solve(self._fitting.ridge, kernel, centred)
-            for part, kernel in zip(moments, kernels, strict=True)
-        ]
-        for weight, fit in zip(unit.weights, fits, strict=False):
-            weight.assign(fit.matrix)
+            for batch in _map_batches(task, starts, spool):
+                for part, (inputs, targets) in zip(moments, batch, strict=True):
+                    part.add(inputs, targets)
+        intercept = not is_expand and self._has_intercept(tasks)
+        pairs = zip(moments, starts, strict=True)
+        fits = [part.solve(self._fitting.ridge, start, intercept) for part, start in pairs]
+        for kernel, fit in zip(kernels, fits, strict=True):
+            kernel.assign(fit.matrix)
         if unit.config["use_bias"]:
             unit.weights[-1].assign(np.concatenate([fit.bias for fit in fits]))
+        if is_expand:
+            energy = sum(fit.energy for fit in fits)
+            self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0
+
+    def _has_intercept(self, tasks: Sequence[_Task]) -> bool:
+        """Whether a reduce map has a bias, or the new statistics behind it take its place."""
+        if tasks[0].call.unit.config["use_bias"]:
+            return True
+        return self._fitting.statistics and all(task.feeds_norm for task in tasks)
 
 
 class _Walk:
@@ -198,20 +217,19 @@ class _Walk:
         self._tasks = _tasks(graph)
         self._spool = spool
         self._fitter = fitter
-        self._done = {(_ORIGINAL, value) for value in graph.input_values}
         self._uses = Counter(task.call.unit for task in self._tasks if fitter.fits(task))
-        self._left = Counter(key for task in self._tasks for key in task.needs)
+        self._readers = Counter(key for task in self._tasks for key in task.needs)
         self._waiting: dict[_Key, list[int]] = {}
         self._missing: list[int] = []
-        self._ready: list[int] = []
+        for index, task in enumerate(self._tasks):
+            missing = task.needs - {(_ORIGINAL, value) for value in graph.input_values}
+            self._missing.append(len(missing))
+            for key in missing:
+                self._waiting.setdefault(key, []).append(index)
+        self._ready = [index for index, missing in enumerate(self._missing) if not missing]
 
     def run(self) -> None:
         """Does all tasks."""
-        for index, task in enumerate(self._tasks):
-            self._missing.append(len(task.needs - self._done))
-            for key in task.needs - self._done:
-                self._waiting.setdefault(key, []).append(index)
-        self._ready = [index for index, missing in enumerate(self._missing) if not missing]
         held: dict[Unit, list[_Task]] = {}
         while self._ready or held:
             tasks = self._take(held)
@@ -233,44 +251,96 @@ class _Walk:
         return held.pop(unit) if len(held[unit]) == self._uses[unit] else []
 
     def _do(self, task: _Task) -> None:
-        """Runs the layer on all batches and drops what nobody reads any more."""
+        """Runs the layer on all batches, drops what nobody reads any more, readies what can be."""
         layer, call = LayerRunner(task.call), task.call
-        kept = [value for value in call.outputs if self._left[task.run, value]]
-        for batch in zip(*(self._spool.batches(key) for key in task.inputs.values()), strict=True):
-            arrays = dict(zip(task.inputs, batch, strict=True))
+        for tensors in self._batches(task):
             args, kwargs = tree.map_structure(
-                lambda leaf, at=arrays: at[leaf] if isinstance(leaf, Value) else leaf,
+                lambda leaf, at=tensors: at[leaf] if isinstance(leaf, Value) else leaf,
                 (call.args, dict(call.kwargs)),
             )
-            for value, array in zip(call.outputs, layer(*args, **kwargs), strict=True):
-                if value in kept:
-                    self._spool.append((task.run, value), array)
-        self._left.subtract(task.needs)
+            for value, tensor in zip(call.outputs, layer(*args, **kwargs), strict=True):
+                self._keep((task.run, value), tensor)
+        self._readers.subtract(task.needs)
         for key in task.needs:
-            if not self._left[key]:
+            if not self._readers[key]:
                 self._spool.drop(key)
+                self._spool.drop(_mask(key))
         for value in call.outputs:
             for index in self._waiting.get((task.run, value), ()):
                 self._missing[index] -= 1
                 if not self._missing[index]:
                     heapq.heappush(self._ready, index)
 
+    def _batches(self, task: _Task) -> Iterator[dict[Value, Any]]:
+        """Yields the tensors that a task reads, batch by batch."""
+        for batch in zip(*map(self._tensors, task.inputs.values()), strict=True):
+            yield dict(zip(task.inputs, batch, strict=True))
 
-def _pairs(task: _Task, spool: Spool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the batches of what a task reads and of what it is fitted to."""
+    def _tensors(self, key: _Key) -> Iterator[Any]:
+        """Yields the batches of a tensor, with their Keras masks."""
+        masked = _mask(key) in self._spool
+        masks = self._spool.batches(_mask(key)) if masked else itertools.repeat(None)
+        for array, mask in zip(self._spool.batches(key), masks, strict=False):
+            tensor = ops.convert_to_tensor(array)
+            if mask is not None:
+                set_keras_mask(tensor, ops.convert_to_tensor(mask))
+            yield tensor
+
+    def _keep(self, key: _Key, tensor: Any) -> None:
+        """Adds a batch of a tensor, with its Keras mask, if somebody reads it."""
+        if self._readers[key]:
+            self._spool.append(key, ops.convert_to_numpy(tensor))
+            mask = get_keras_mask(tensor)
+            if mask is not None:
+                self._spool.append(_mask(key), ops.convert_to_numpy(mask))
+
+
+def _mask(key: _Key) -> tuple[str, Value, str]:
+    return (*key, "mask")
+
+
+def _map_batches(
+    task: _Task, starts: Sequence[np.ndarray], spool: Spool
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """Yields for every batch the rows that each block of a map gets and those it should give."""
     assert task.target is not None
-    (source,) = task.inputs.values()
-    return zip(spool.batches(source), spool.batches(task.target), strict=True)
+    unit, (source,) = task.call.unit, task.inputs.values()
+    for inputs, targets in zip(spool.batches(source), spool.batches(task.target), strict=True):
+        x = _block_rows(inputs, unit, 1)
+        y = _block_rows(targets, unit, 2 if task.is_expand else 1)
+        if not task.is_expand:
+            # What a reduce map should give is what it makes of the original's channels.
+            y = [_mapped(rows, start) for rows, start in zip(y, starts, strict=True)]
+        yield list(zip(x, y, strict=True))
 
 
-def _block_rows(array: np.ndarray, unit: Unit, side: int) -> Iterator[np.ndarray]:
-    """Yields the rows `(…, channels)` of every block of a map; `side` 1: inputs, 2: outputs."""
-    array, start = np.moveaxis(array, unit.config["axis"], -1), 0
-    for block in unit.config["blocks"]:
-        end = start + block[0] * block[side]
-        rows = array[..., start:end].reshape(-1, block[side])
-        yield rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
-        start = end
+def _mapped(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Returns `rows @ matrix`, by indexing if the matrix only selects columns."""
+    kept = matrix.argmax(axis=0)
+    if np.array_equal(matrix, np.eye(len(matrix))[:, kept]):
+        return rows[:, kept]
+    return rows @ matrix.astype(rows.dtype)
+
+
+def _block_rows(array: np.ndarray, unit: Unit, side: int) -> list[np.ndarray]:
+    """Returns the rows `(…, channels)` of every block of a map; `side` 1: inputs, 2: outputs."""
+    blocks = unit.config["blocks"]
+    ends = itertools.accumulate(block[0] * block[side] for block in blocks)
+    parts = np.split(_rows(array, unit), list(ends)[:-1], axis=1)
+    return [p.reshape(-1, block[side]) for p, block in zip(parts, blocks, strict=True)]
+
+
+def _rows(array: np.ndarray, unit: Unit) -> np.ndarray:
+    """Returns an array as `(everything else, channels)` in a dtype that NumPy can sum."""
+    array = np.moveaxis(array, unit.config["axis"], -1)
+    rows = array.reshape(-1, array.shape[-1])
+    rows = rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            "`calibration` must lead to finite activations. "
+            f"Received: NaN or infinite values at layer '{unit.name}'"
+        )
+    return rows
 
 
 def _is_narrow_norm(unit: Unit) -> bool:
@@ -278,17 +348,14 @@ def _is_narrow_norm(unit: Unit) -> bool:
     return is_norm and unit.name.endswith(PRUNED_SUFFIX)
 
 
-def _set_statistics(unit: Unit, tasks: Sequence[_Task], spool: Spool) -> None:
+def _set_statistics(tasks: Sequence[_Task], spool: Spool) -> None:
     """Gives a BatchNormalization the mean and variance of its inputs over all batches."""
-    size = unit.weights[-1].shape[0]
-    count, total, squares = 0, np.zeros(size), np.zeros(size)
+    *_, mean, variance = tasks[0].call.unit.weights
+    statistics = ColumnStatistics(mean.shape[0])
     for task in tasks:
         (source,) = task.inputs.values()
         for batch in spool.batches(source):
-            rows = np.moveaxis(batch, unit.config["axis"], -1).reshape(-1, size)
-            count += len(rows)
-            total += rows.sum(axis=0, dtype=np.float64)
-            squares += np.square(rows, dtype=np.float64).sum(axis=0)
-    mean = total / count
-    unit.weights[-2].assign(mean)
-    unit.weights[-1].assign(np.maximum(squares / count - np.square(mean), 0.0))
+            statistics.add(_rows(batch, task.call.unit))
+    new, old = statistics.variance(), as_array(variance).astype(np.float64)
+    mean.assign(statistics.mean())
+    variance.assign((statistics.rows * new + _PRIOR_ROWS * old) / (statistics.rows + _PRIOR_ROWS))

@@ -32,9 +32,14 @@ class Spool:
 
     Args:
         memory_mib: How much is held in memory, MiB.
+
+    Raises:
+        ValueError: If `memory_mib` is not a number ≥ 0.
     """
 
     def __init__(self, memory_mib: float = 256):
+        if not isinstance(memory_mib, (int, float)) or not memory_mib >= 0:
+            raise ValueError(f"`memory_mib` must be a number ≥ 0. Received: {memory_mib!r}")
         self._limit = memory_mib * _MIB
         self._held = 0
         self._batches: dict[Hashable, list[np.ndarray | _File]] = {}
