@@ -30,8 +30,9 @@ ORDER = (
     ),
     *("scopes", "saliency", "layers", "costs", "floor", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
-    *("plan", "branch"),
-    *("schedules", "alpha", "callbacks", "backup", "merge"),
+    *("least_squares", "spool", "calibration"),
+    *("plan", "branch", "reconstruct"),
+    *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
     *(
         "explain",
         "fold",
