@@ -32,7 +32,7 @@ ORDER = (
     *("scopes", "layers", "costs", "floor", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "branch", "reconstruct"),
-    *("schedules", "alpha", "callbacks", "backup", "merge"),
+    *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
     *(
         "explain",
         "fold",

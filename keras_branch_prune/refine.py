@@ -1,0 +1,348 @@
+"""Refines the pruned branch of a branched model by gradient descent, without labels.
+
+`reconstruct` fits the maps one after another; what is left is an error that all of them together
+can still lessen. Here all maps and all narrow layers move at once, end to end through the pruned
+network (α = 0), so that its tensors come nearer to those of the untouched original (α = 1) at every
+blend and at the outputs (as the hints of FitNets, Romero et al. 2015, do at one layer).
+
+The loss is the mean over those tensors of `log(|o − p|² / |o|²)`. It asks of each tensor the same
+relative gain, wherever it stands: in a sum of plain errors the last layers, whose errors are the
+largest, would drown all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_branch_prune.alpha import alpha_layer, value_of
+from keras_branch_prune.branch import PRUNED_SUFFIX
+from keras_branch_prune.calibration import Batch, read_batches
+from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph import as_array, pack
+from keras_branch_prune.layers import AlphaBlend, ChannelMap
+from keras_branch_prune.spool import Spool
+
+_HELD_OUT = 0.1
+"""Share of the samples that are not trained on and decide which epoch is kept."""
+
+_FLOOR = 1e-4
+"""Added to each relative squared error, so that the logarithm of an exact tensor is finite. What
+differs by less than 1 % hardly counts any more; half precision rounds by nearly as much."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """How a refinement went.
+
+    An error is the geometric mean of `|o − p|² / |o|²` over all blends and outputs.
+
+    Args:
+        errors: Error on the held-out samples before the first epoch and after each.
+        losses: Error on the other samples in the course of each epoch.
+        best: The epoch with the least held-out error, whose weights were kept; 0 is the start.
+    """
+
+    errors: tuple[float, ...]
+    losses: tuple[float, ...]
+    best: int
+
+
+def refine(
+    branched: keras.Model,
+    data: Any,
+    *,
+    epochs: int = 5,
+    learning_rate: float = 3e-4,
+    batch_size: int = 50,
+    seed: int = 0,
+    memory_mib: float = 256,
+) -> Refinement:
+    """Trains the pruned branch of a branched model in place to compute what the original computes.
+
+    Only the reduce and expand maps and the layers of the pruned branch move, unless they are
+    frozen; all layers run in inference mode. A tenth of the samples is held out: the model ends
+    with the weights of the epoch that is best on them, and never with worse ones than at the start.
+    α and the weights of the original stay as they are.
+
+    Args:
+        branched: A model as `branch` makes it, best after `reconstruct`.
+        data: Calibration data, see `read_batches`; read once. The samples are shuffled for every
+            epoch, whatever batches they come in.
+        epochs: Passes over the data.
+        learning_rate: Adam's learning rate at the first step; it falls to 0 along a cosine.
+        batch_size: Samples per step.
+        seed: Seed of what is held out and of the shuffling.
+        memory_mib: How much of the data is held in memory, MiB; the rest goes to files.
+
+    Returns:
+        The errors by epoch, and which one was kept.
+
+    Raises:
+        NotImplementedError: If the backend is not TensorFlow.
+        TypeError: If `data` has another structure than the inputs.
+        ValueError: If `branched` is not a branched model, nothing in it may move, an argument is
+            out of range, there are fewer than two samples, or an error becomes NaN or infinite.
+            Whatever is raised, the weights are then as they were before.
+
+    Example:
+        >>> reconstruct(branched, images)
+        >>> refine(branched, images, epochs=2).errors
+        (0.034, 0.022, 0.019)
+    """
+    _check(epochs, learning_rate, batch_size)
+    pair = _Pair(branched)
+    with Spool(memory_mib) as spool, _kept_safe(pair):
+        samples = _Samples(spool, read_batches(data, pair.graph))
+        training = _Training(pair, samples, epochs, learning_rate, batch_size, seed)
+        errors, losses = [training.validate(0)], []
+        best, weights = 0, _values(pair.variables)
+        for epoch in range(1, epochs + 1):
+            losses.append(training.train(epoch))
+            errors.append(training.validate(epoch))
+            if errors[-1] < errors[best]:
+                best, weights = epoch, _values(pair.variables)
+        _assign(pair.variables, weights)
+    return Refinement(tuple(errors), tuple(losses), best)
+
+
+def _check(epochs: Any, learning_rate: Any, batch_size: Any) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            f"`refine` needs the TensorFlow backend. Received: {keras.backend.backend()!r}"
+        )
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    is_number = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)
+    if not is_number or not 0 < learning_rate < math.inf:
+        raise ValueError(
+            f"`learning_rate` must be a positive number. Received: learning_rate={learning_rate!r}"
+        )
+
+
+class _Pair:
+    """The original and the pruned network in a branched model, compared at blends and outputs.
+
+    Nothing is copied: both are the branched model itself, and α chooses which one it is.
+
+    Args:
+        branched: A model made by `branch`.
+    """
+
+    def __init__(self, branched: keras.Model):
+        self.graph = canonical(branched)
+        self.alpha = alpha_layer(branched).alpha
+        self.variables = _narrow_variables(branched)
+        self.is_float16 = any(layer.compute_dtype == "float16" for layer in branched.layers)
+        self._model = keras.Model(branched.input, _compared(branched))
+
+    def tensors(self, alpha: float, inputs: Sequence[Any]) -> list[Any]:
+        """Returns the compared tensors of one of the networks; `inputs` are flat."""
+        self.alpha.assign(alpha)
+        packed = pack(self.graph.inputs, self.graph.input_values, inputs)
+        return self._model(packed, training=False)
+
+
+def _narrow_variables(branched: keras.Model) -> list[Any]:
+    variables = [
+        variable
+        for layer in branched.layers
+        if isinstance(layer, ChannelMap) or layer.name.endswith(PRUNED_SUFFIX)
+        for variable in layer.trainable_variables
+    ]
+    if not variables:
+        raise ValueError(
+            "`branched` must have maps or narrow layers that are trainable. "
+            f"Received: model {branched.name!r} without"
+        )
+    return variables
+
+
+def _compared(branched: keras.Model) -> list[Any]:
+    """Returns the symbolic tensors behind all blends, and the outputs that are not integers."""
+    blends = [layer.output for layer in branched.layers if isinstance(layer, AlphaBlend)]
+    return blends + [tensor for tensor in branched.outputs if "float" in tensor.dtype]
+
+
+def _squares(original: Sequence[Any], pruned: Sequence[Any]) -> Any:
+    """Returns `(|o − p|², |o|²)` of every two tensors, of shape `(tensors, 2)`, float32."""
+    return ops.stack(
+        [
+            ops.stack([ops.sum(ops.square(part)) for part in (o - p, o)])
+            for o, p in map(_unmasked, original, pruned)
+        ]
+    )
+
+
+def _unmasked(original: Any, pruned: Any) -> tuple[Any, Any]:
+    """Returns both tensors as float32, 0 at the time steps that a Keras mask leaves out."""
+    mask = getattr(original, "_keras_mask", None)
+    o, p = ops.cast(original, "float32"), ops.cast(pruned, "float32")
+    if mask is None:
+        return o, p
+    mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(o.shape) - len(mask.shape))))
+    return ops.where(mask, o, 0.0), ops.where(mask, p, 0.0)
+
+
+def _log_error(squares: Any) -> Any:
+    """Returns the logarithm of the geometric mean of the relative squared errors."""
+    energy = ops.maximum(squares[:, 1], np.finfo(np.float32).tiny)
+    return ops.mean(ops.log(squares[:, 0] / energy + _FLOOR))
+
+
+class _Samples:
+    """Calibration inputs sample by sample, so that they can be shuffled.
+
+    Args:
+        spool: Where they are kept.
+        batches: Batches as `read_batches` yields them.
+    """
+
+    def __init__(self, spool: Spool, batches: Iterable[Batch]):
+        self._spool = spool
+        self._shapes: list[tuple[tuple[int, ...], ...]] = []
+        for arrays, _ in batches:
+            for sample in zip(*arrays, strict=True):
+                for position, part in enumerate(sample):
+                    self._spool.append((len(self._shapes), position), part[None])
+                self._shapes.append(tuple(part.shape for part in sample))
+        if len(self._shapes) < 2:
+            raise ValueError(
+                "`data` must have at least two samples, of which one is held out. "
+                f"Received: {len(self._shapes)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def grouped(self, order: Iterable[int], size: int) -> list[list[int]]:
+        """Returns samples in batches of one shape; some may be smaller than `size`."""
+        full: list[list[int]] = []
+        begun: dict[tuple, list[int]] = {}
+        for index in order:
+            batch = begun.setdefault(self._shapes[index], [])
+            batch.append(index)
+            if len(batch) == size:
+                full.append(begun.pop(self._shapes[index]))
+        return full + list(begun.values())
+
+    def read(self, batch: Sequence[int]) -> list[np.ndarray]:
+        """Returns the inputs of a batch, flat."""
+        return [
+            np.concatenate([next(self._spool.batches((index, position))) for index in batch])
+            for position in range(len(self._shapes[0]))
+        ]
+
+
+class _Training:
+    """Epochs of training and validation on two parts of the samples."""
+
+    def __init__(
+        self,
+        pair: _Pair,
+        samples: _Samples,
+        epochs: int,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+    ):
+        order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+        held_out = max(1, round(_HELD_OUT * len(samples)))
+        self._held_out, self._rest = order[:held_out], order[held_out:]
+        self._variables = pair.variables
+        self._samples = samples
+        self._batch_size = batch_size
+        self._learning_rate = learning_rate
+        self._seed = seed
+        steps = epochs * len(samples.grouped(self._rest, batch_size))
+        self._step, self._measure = _tensorflow_functions(pair, learning_rate, steps)
+
+    def train(self, epoch: int) -> float:
+        """Trains one epoch and returns the error in its course."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._rest).tolist()
+        batches = self._samples.grouped(order, self._batch_size)
+        # Checked at every step: one that is not finite spoils all that follow.
+        losses = [self._checked(self._step(self._samples.read(b)), epoch) for b in batches]
+        return math.exp(sum(losses) / len(losses))
+
+    def validate(self, epoch: int) -> float:
+        """Returns the error on the samples that are held out."""
+        batches = self._samples.grouped(self._held_out, self._batch_size)
+        squares = sum(ops.convert_to_numpy(self._measure(self._samples.read(b))) for b in batches)
+        # A compiled ReLU may turn NaN into 0, so that the error alone does not tell.
+        finite = all(ops.all(ops.isfinite(variable)) for variable in self._variables)
+        return math.exp(self._checked(_log_error(squares) if finite else math.nan, epoch))
+
+    def _checked(self, log_error: Any, epoch: int) -> float:
+        value = float(log_error)
+        if not math.isfinite(value):
+            raise ValueError(
+                "The difference between the branches must stay finite; try a smaller "
+                f"`learning_rate`. Received: {value} in epoch {epoch} at "
+                f"learning_rate={self._learning_rate:g}; the weights are as before the refinement"
+            )
+        return value
+
+
+def _tensorflow_functions(
+    pair: _Pair, learning_rate: float, steps: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compiles a training step (→ log error) and a measurement (→ squares): TensorFlow only."""
+    optimizer: Any = keras.optimizers.Adam(
+        keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    )
+    if pair.is_float16:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(pair.variables)
+    # One signature with a free batch size: the last, smaller batch is no reason to trace again.
+    signature = [[tf.TensorSpec(v.shape, v.dtype) for v in pair.graph.input_values]]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def step(inputs: list[Any]) -> Any:
+        original = pair.tensors(1.0, inputs)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in pair.variables])
+            loss = _log_error(_squares(original, pair.tensors(0.0, inputs)))
+            scaled = optimizer.scale_loss(loss)
+        sources = [variable.value for variable in pair.variables]
+        gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
+        optimizer.apply(gradients, pair.variables)
+        return loss
+
+    @tf.function(input_signature=signature, autograph=False)
+    def measure(inputs: list[Any]) -> Any:
+        return _squares(pair.tensors(1.0, inputs), pair.tensors(0.0, inputs))
+
+    return step, measure
+
+
+@contextlib.contextmanager
+def _kept_safe(pair: _Pair) -> Iterator[None]:
+    """Puts α back in the end, and all weights as well if there was an exception."""
+    alpha, weights = value_of(pair.alpha), _values(pair.variables)
+    try:
+        yield
+    except BaseException:
+        _assign(pair.variables, weights)
+        raise
+    finally:
+        pair.alpha.assign(alpha)
+
+
+def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [np.copy(as_array(variable)) for variable in variables]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
