@@ -29,6 +29,7 @@ from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
 from keras_branch_prune.reconstruct import Fitting, reconstruct
+from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_training
 from keras_branch_prune.rule_kinds import (
     Barrier,
@@ -83,6 +84,7 @@ __all__ = [
     "ModelFileError",
     "MultiplicativeDecay",
     "PruningPlan",
+    "Refinement",
     "ScheduleType",
     "StepDecay",
     "StopAtAlphaZero",
@@ -100,6 +102,7 @@ __all__ = [
     "plan",
     "plot_training",
     "reconstruct",
+    "refine",
     "register_rule",
     "register_saliency",
     "save_model",

@@ -25,25 +25,33 @@ from keras import tree
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
-from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers import PRUNED_SUFFIX, Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
+from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.rules import rule_for
 from keras_branch_prune.slicing_rules import SlicingRule
 
-PRUNED_SUFFIX = "__pruned"
 
-
-def branch(model: keras.Model, plan: PruningPlan, *, train_original: bool = True) -> keras.Model:
+def branch(
+    model: keras.Model,
+    plan: PruningPlan,
+    *,
+    calibration: Any = None,
+    train_original: bool = True,
+) -> keras.Model:
     """Puts a narrow parallel branch beside every region of a model that the plan narrows.
 
     At α = 1 the result equals `model`; an α callback lets α fall to 0 during `fit`; then `merge`
-    turns it into the compact model. The pruned branch begins with the channels that the plan keeps.
+    turns it into the compact model. The pruned branch begins with the channels that the plan keeps;
+    with calibration data it is fitted to the original, see `reconstruct`.
 
     Args:
         model: A built functional or Sequential model; it is not changed.
         plan: A plan made for a model of this structure.
+        calibration: Inputs to fit the pruned branch on: arrays, a `tf.data.Dataset`, a `PyDataset`
+            or a generator that ends; some hundred samples or more. No labels are needed.
         train_original: Whether the layers of the original model are trained too, or frozen until
             the merge.
 
@@ -53,14 +61,17 @@ def branch(model: keras.Model, plan: PruningPlan, *, train_original: bool = True
     Raises:
         TypeError: If `model` is not a Keras model or `plan` not a plan.
         ValueError: If the plan was made for another model, or the model cannot be analysed or has
-            weights that are not finite.
+            weights that are not finite, or the calibration data does not fit.
     """
     graph = canonical(model)
     check_weights(graph)
     analysis = analyse(graph)
     check_plan(plan, analysis)
     frozen = [] if train_original else _trainable_layers(graph)
-    return _Brancher(analysis, plan.kept, frozen).build()
+    branched = _Brancher(analysis, plan.kept, frozen).build()
+    if calibration is not None:
+        reconstruct(branched, calibration)
+    return branched
 
 
 def _trainable_layers(graph: Graph) -> list[str]:

@@ -10,6 +10,9 @@ from keras import ops
 
 _PACKAGE = "keras_branch_prune"
 
+PRUNED_SUFFIX = "__pruned"
+"""How the names of layers in the pruned branch end."""
+
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class Alpha(keras.layers.Layer):

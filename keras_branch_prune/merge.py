@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import keras
 
 from keras_branch_prune.alpha import alpha_layer, get_alpha
-from keras_branch_prune.branch import PRUNED_SUFFIX
 from keras_branch_prune.canonical import canonical, fuse
 from keras_branch_prune.equivalence import check_equivalent
 from keras_branch_prune.graph import (
@@ -19,7 +18,7 @@ from keras_branch_prune.graph import (
     replace_units,
     substitute,
 )
-from keras_branch_prune.layers import AlphaBlend, ChannelMap
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for

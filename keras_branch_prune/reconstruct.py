@@ -27,11 +27,10 @@ import numpy as np
 from keras import ops, tree
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
-from keras_branch_prune.branch import PRUNED_SUFFIX
 from keras_branch_prune.calibration import read_batches
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, as_array, substitute
-from keras_branch_prune.layers import AlphaBlend, ChannelMap
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.spool import Spool
 

@@ -25,11 +25,10 @@ import tensorflow as tf
 from keras import ops
 
 from keras_branch_prune.alpha import alpha_layer, value_of
-from keras_branch_prune.branch import PRUNED_SUFFIX
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import as_array, pack
-from keras_branch_prune.layers import AlphaBlend, ChannelMap
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.spool import Spool
 
 _HELD_OUT = 0.1

@@ -31,7 +31,7 @@ ORDER = (
     *("spool", "calibration", "least_squares", "features", "saliency", "ranking"),
     *("scopes", "layers", "costs", "floor", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
-    *("plan", "branch", "reconstruct"),
+    *("plan", "reconstruct", "branch"),
     *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
     *(
         "explain",
