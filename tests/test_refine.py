@@ -183,6 +183,21 @@ def test_an_error_that_is_not_finite_undoes_everything():
     assert kbp.get_alpha(case.model) == 0.5
 
 
+def test_no_step_follows_one_that_is_not_finite(monkeypatch):
+    case, steps = prepared(build("mlp")), []
+    compile_functions = refine_module._tensorflow_functions
+
+    def failing(*args):
+        step, measure = compile_functions(*args)
+        return lambda inputs: steps.append(step(inputs)) or math.nan, measure
+
+    monkeypatch.setattr(refine_module, "_tensorflow_functions", failing)
+    with pytest.raises(ValueError, match="must stay finite.* nan in epoch 1"):
+        refine(case.model, case.data, **SETTINGS)
+    assert len(steps) == 1
+    assert case.moved() == set()
+
+
 def test_weights_that_are_not_finite_are_found_before_the_first_step():
     case = prepared(build("mlp"))
     case.model.get_layer("hidden1__reduce").kernels[0].assign(np.full((8, 4), np.nan))
@@ -279,12 +294,19 @@ def test_tensors_that_are_already_exact():
     assert min(result.errors) <= result.errors[0]
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(policy):
+@pytest.mark.parametrize(("policy", "scaled"), [("mixed_float16", 1), ("mixed_bfloat16", 0)])
+def test_mixed_precision(policy, scaled, monkeypatch):
+    scalers, scaler = [], keras.optimizers.LossScaleOptimizer
+    monkeypatch.setattr(
+        keras.optimizers,
+        "LossScaleOptimizer",
+        lambda *args: scalers.append(scaler(*args)) or scalers[-1],
+    )
     with dtype_policy(policy):
         case = prepared(build("mlp"))
         result = refine(case.model, case.data, **SETTINGS)
     assert min(result.errors) < result.errors[0]
+    assert len(scalers) == scaled
 
 
 def test_layers_that_are_frozen_stay():
