@@ -61,7 +61,7 @@ def refine(
     data: Any,
     *,
     epochs: int = 5,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     batch_size: int = 50,
     seed: int = 0,
     memory_mib: float = 256,
@@ -73,12 +73,16 @@ def refine(
     with the weights of the epoch that is best on them, and never with worse ones than at the start.
     α and the weights of the original stay as they are.
 
+    Weights that are half precision themselves (not under a mixed policy) are mostly too coarse for
+    such small steps, and gain nothing.
+
     Args:
         branched: A model as `branch` makes it, best after `reconstruct`.
         data: Calibration data, see `read_batches`; read once. The samples are shuffled for every
             epoch, whatever batches they come in.
         epochs: Passes over the data.
-        learning_rate: Adam's learning rate at the first step; it falls to 0 along a cosine.
+        learning_rate: Adam's learning rate at the first step; it falls to 0 along a cosine. The
+            error may first rise, and is least at the end.
         batch_size: Samples per step.
         seed: Seed of what is held out and of the shuffling.
         memory_mib: How much of the data is held in memory, MiB; the rest goes to files.

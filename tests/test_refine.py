@@ -70,7 +70,11 @@ def output_error(model):
     return sum(np.square(o - p).sum() for o, p in pairs) / sum(np.square(o).sum() for o, _ in pairs)
 
 
-BUILDERS = ("conv_bn", "residual", "unet", "flattened_branches", "nested_twice")
+SLOW = ("conv_bn", "flattened_branches", "vision_transformer", "decoder")
+BUILDERS = (
+    *("residual", "unet", "nested_twice"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -149,7 +153,7 @@ def test_the_seed_decides():
 
 
 def test_training_that_makes_it_worse_leaves_the_start():
-    case = prepared(build("conv_bn"))
+    case = prepared(build("mlp"))
     result = refine(case.model, case.data, **SETTINGS | {"learning_rate": 1.0})
     assert result.best == 0
     assert min(result.errors[1:]) > result.errors[0]
@@ -171,12 +175,27 @@ def test_the_best_epoch_is_kept_even_if_a_worse_one_follows(monkeypatch):
 
 
 def test_an_error_that_is_not_finite_undoes_everything():
-    case = prepared(build("conv_bn"))
+    case = prepared(build("mlp"))
     kbp.set_alpha(case.model, 0.5)
     with pytest.raises(ValueError, match=r"must stay finite.* in epoch 1 at learning_rate=1e\+30"):
         refine(case.model, case.data, **SETTINGS | {"learning_rate": 1e30})
     assert case.moved() == set()
     assert kbp.get_alpha(case.model) == 0.5
+
+
+def test_no_step_follows_one_that_is_not_finite(monkeypatch):
+    case, steps = prepared(build("mlp")), []
+    compile_functions = refine_module._tensorflow_functions
+
+    def failing(*args):
+        step, measure = compile_functions(*args)
+        return lambda inputs: steps.append(step(inputs)) or math.nan, measure
+
+    monkeypatch.setattr(refine_module, "_tensorflow_functions", failing)
+    with pytest.raises(ValueError, match="must stay finite.* nan in epoch 1"):
+        refine(case.model, case.data, **SETTINGS)
+    assert len(steps) == 1
+    assert case.moved() == set()
 
 
 def test_weights_that_are_not_finite_are_found_before_the_first_step():
@@ -275,12 +294,19 @@ def test_tensors_that_are_already_exact():
     assert min(result.errors) <= result.errors[0]
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(policy):
+@pytest.mark.parametrize(("policy", "scaled"), [("mixed_float16", 1), ("mixed_bfloat16", 0)])
+def test_mixed_precision(policy, scaled, monkeypatch):
+    scalers, scaler = [], keras.optimizers.LossScaleOptimizer
+    monkeypatch.setattr(
+        keras.optimizers,
+        "LossScaleOptimizer",
+        lambda *args: scalers.append(scaler(*args)) or scalers[-1],
+    )
     with dtype_policy(policy):
-        case = prepared(build("conv_bn"))
+        case = prepared(build("mlp"))
         result = refine(case.model, case.data, **SETTINGS)
     assert min(result.errors) < result.errors[0]
+    assert len(scalers) == scaled
 
 
 def test_layers_that_are_frozen_stay():
