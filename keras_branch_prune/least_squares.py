@@ -9,6 +9,9 @@ import numpy as np
 _RANK = 1e-6
 """Share of the largest eigenvalue below which an eigenvalue may be rounding in float32 sums."""
 
+_ROWS = 4096
+"""Rows from which a product of wide matrices costs more than adding it to the sums."""
+
 
 class Moments:
     """The sums that a linear least-squares fit of `targets ≈ inputs · W (+ b)` needs.
@@ -27,11 +30,13 @@ class Moments:
         self._squares = np.zeros((inputs, inputs))
         self._products = np.zeros((inputs, targets))
         self._energy = 0.0
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Adds rows: `inputs` of shape `(rows, inputs)`, `targets` of shape `(rows, targets)`.
 
-        The sums over one batch have the precision of the arrays, float32 or float64.
+        The sums over a few thousand rows, or one batch, have the arrays' precision, all others
+        float64.
         """
         if not self.rows:
             self._origins = inputs.mean(axis=0), targets.mean(axis=0)
@@ -39,9 +44,18 @@ class Moments:
         x, y = inputs - self._origins[0], targets - self._origins[1]
         for total, rows in zip(self._sums, (x, y), strict=True):
             total += rows.sum(axis=0, dtype=np.float64)
-        self._squares += x.T @ x
-        self._products += x.T @ y
-        self._energy += float(np.vdot(y, y))
+        self._pending.append((x, y))
+        if sum(len(rows) for rows, _ in self._pending) >= _ROWS:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Adds the products of the rows that wait for it."""
+        if self._pending:
+            x, y = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+            self._squares += x.T @ x
+            self._products += x.T @ y
+            self._energy += float(np.vdot(y, y))
+            self._pending.clear()
 
     def solve(self, ridge: float, start: np.ndarray, intercept: bool = False) -> Fit:
         """Returns the `W` (and `b`) that minimises `|targets − inputs·W − b|² + λ·|W − start|²`.
@@ -53,6 +67,7 @@ class Moments:
             start: Where `W` is pulled to, of shape `(inputs, targets)`.
             intercept: Whether there is a `b`.
         """
+        self._multiply()
         (x, y), moments = self._means(), self._moments(raw=not intercept)
         energy = self._moments(raw=True)[2]
         squares, products, _ = moments

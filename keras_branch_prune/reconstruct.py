@@ -25,7 +25,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from keras_branch_prune.calibration import read_batches
 from keras_branch_prune.canonical import canonical
@@ -188,7 +187,7 @@ class _Fitter:
             for batch in _map_batches(task, starts, spool):
                 for part, (inputs, targets) in zip(moments, batch, strict=True):
                     part.add(inputs, targets)
-        intercept = not is_expand and self._has_intercept(tasks)
+        intercept = self._has_intercept(tasks)
         pairs = zip(moments, starts, strict=True)
         fits = [part.solve(self._fitting.ridge, start, intercept) for part, start in pairs]
         for kernel, fit in zip(kernels, fits, strict=True):
@@ -200,7 +199,7 @@ class _Fitter:
             self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0
 
     def _has_intercept(self, tasks: Sequence[_Task]) -> bool:
-        """Whether a reduce map has a bias, or the new statistics behind it take its place."""
+        """Whether a map has a bias, or new statistics of what reads it take the place of one."""
         if tasks[0].call.unit.config["use_bias"]:
             return True
         return self._fitting.statistics and all(task.feeds_norm for task in tasks)
@@ -258,12 +257,12 @@ class _Walk:
                 (call.args, dict(call.kwargs)),
             )
             for value, tensor in zip(call.outputs, layer(*args, **kwargs), strict=True):
-                self._keep((task.run, value), tensor)
+                if self._readers[task.run, value]:
+                    self._spool.append((task.run, value), ops.convert_to_numpy(tensor))
         self._readers.subtract(task.needs)
         for key in task.needs:
             if not self._readers[key]:
                 self._spool.drop(key)
-                self._spool.drop(_mask(key))
         for value in call.outputs:
             for index in self._waiting.get((task.run, value), ()):
                 self._missing[index] -= 1
@@ -272,30 +271,9 @@ class _Walk:
 
     def _batches(self, task: _Task) -> Iterator[dict[Value, Any]]:
         """Yields the tensors that a task reads, batch by batch."""
-        for batch in zip(*map(self._tensors, task.inputs.values()), strict=True):
-            yield dict(zip(task.inputs, batch, strict=True))
-
-    def _tensors(self, key: _Key) -> Iterator[Any]:
-        """Yields the batches of a tensor, with their Keras masks."""
-        masked = _mask(key) in self._spool
-        masks = self._spool.batches(_mask(key)) if masked else itertools.repeat(None)
-        for array, mask in zip(self._spool.batches(key), masks, strict=False):
-            tensor = ops.convert_to_tensor(array)
-            if mask is not None:
-                set_keras_mask(tensor, ops.convert_to_tensor(mask))
-            yield tensor
-
-    def _keep(self, key: _Key, tensor: Any) -> None:
-        """Adds a batch of a tensor, with its Keras mask, if somebody reads it."""
-        if self._readers[key]:
-            self._spool.append(key, ops.convert_to_numpy(tensor))
-            mask = get_keras_mask(tensor)
-            if mask is not None:
-                self._spool.append(_mask(key), ops.convert_to_numpy(mask))
-
-
-def _mask(key: _Key) -> tuple[str, Value, str]:
-    return (*key, "mask")
+        arrays = (self._spool.batches(key) for key in task.inputs.values())
+        for batch in zip(*arrays, strict=True):
+            yield dict(zip(task.inputs, map(ops.convert_to_tensor, batch), strict=True))
 
 
 def _map_batches(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keras_branch_prune import least_squares
 from keras_branch_prune.least_squares import ColumnStatistics, Moments
 
 ROWS = 500
@@ -14,6 +15,11 @@ def problem(mean=0.0, dtype=np.float64, rows=ROWS, noise=0.1):
     x = rng.normal(size=(rows, 6)) @ rng.normal(size=(6, 6)) + mean
     y = x @ rng.normal(size=(6, 4)) + 3.0 + noise * rng.normal(size=(rows, 4))
     return x.astype(dtype), y.astype(dtype), rng.normal(size=(6, 4))
+
+
+@pytest.fixture(autouse=True, params=[1, 200])
+def rows_at_a_time(request, monkeypatch):
+    monkeypatch.setattr(least_squares, "_ROWS", request.param)
 
 
 def moments_of(x, y, batches=3):
