@@ -48,6 +48,7 @@ from keras_branch_prune.schedules import (
     ScheduleType,
     StepDecay,
 )
+from keras_branch_prune.targets import Latency
 from keras_branch_prune.verify import ExportError
 from keras_branch_prune.worker import BenchmarkError
 

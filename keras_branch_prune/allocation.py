@@ -61,7 +61,7 @@ def allocate(
     Raises:
         ValueError: If an argument is out of its range, or the share cannot be reached.
     """
-    _check_share(model, share)
+    check_share(model.name, share)
     if allocation not in ALLOCATIONS:
         raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
     choices = width_choices(groups, round_to, floors, ceilings, unrounded)
@@ -76,10 +76,11 @@ def allocate(
     return _allocate_globally(model, choices, target, curves)
 
 
-def _check_share(model: CostModel, share: Any) -> None:
+def check_share(argument: str, share: Any) -> None:
+    """Raises `ValueError` unless the argument of this name is a number in (0, 1)."""
     number = isinstance(share, (int, float)) and not isinstance(share, bool)
     if not number or not 0 < share < 1:
-        raise ValueError(f"`{model.name}` must be a number in (0, 1). Received: {share!r}")
+        raise ValueError(f"`{argument}` must be a number in (0, 1). Received: {share!r}")
 
 
 def _check_reachable(model: CostModel, choices: Sequence[WidthChoices], share: float) -> None:

@@ -44,6 +44,11 @@ class LatencySearch:
         return min(self.measured, key=self._miss)[0]
 
     @property
+    def latency_share(self) -> float:
+        """The latency share that is nearest to the target."""
+        return min(self.measured, key=self._miss)[1]
+
+    @property
     def met(self) -> bool:
         """Whether that latency is within the tolerance."""
         return min(map(self._miss, self.measured)) <= self.tolerance
@@ -176,7 +181,7 @@ def _next_cost_share(points: Sequence[Point], target: float) -> float:
             return _crossing(below, above, target)
     first, second = points[:2]
     shortest = min(cost_share for cost_share, _ in points) / _WIDEST_STEP
-    if first[0] >= second[0]:
+    if first[0] >= second[0] or first[1] == second[1]:
         return shortest
     return max(shortest, _crossing(first, second, target))
 

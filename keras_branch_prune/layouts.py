@@ -47,8 +47,7 @@ class Segment:
         places = np.arange(self.size).reshape(self.channels, -1)
         if self.group == group:
             return places.T
-        if self.inner is None:
-            return places[:0, :0]
+        assert self.inner is not None
         inner = self.inner.columns(group)
         return (places[:, :1, None] + inner[None]).reshape(-1, inner.shape[1])
 

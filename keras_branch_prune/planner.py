@@ -9,13 +9,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.allocation import ALLOCATIONS
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
 from keras_branch_prune.plan import GroupPlan, PruningPlan, check_weights, fingerprint
 from keras_branch_prune.ranking import Ranking, rank
+from keras_branch_prune.saliency import SALIENCIES
 from keras_branch_prune.scopes import Selectors, in_scope, selection_record
-from keras_branch_prune.targets import Latency, Record, Widths, WidthSearch, width_limits
+from keras_branch_prune.targets import (
+    Latency,
+    Record,
+    Widths,
+    WidthSearch,
+    one_target,
+    width_limits,
+)
 
 _CURVE_POINTS = 32
 
@@ -90,37 +97,26 @@ def plan(
             not finite, or has nothing to prune, or if the calibration data does not fit, is not
             finite or too little.
     """
-    target, value = _one_target(width=width, params=params, macs=macs, latency=latency)
-    _check_options(allocation, round_to)
+    target, value = one_target(width=width, params=params, macs=macs, latency=latency)
+    _check_rounding(round_to)
     saliency = saliency or ("l1" if calibration is None else "output_error")
-    graph = canonical(model)
-    check_weights(graph)
-    analysis = analyse(graph)
-    _check_prunable(analysis)
+    analysis = analyse_prunable(model)
     selected = in_scope(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
     )
+    limits = (
+        width_limits(*pair, selected) for pair in (("floors", floors), ("ceilings", ceilings))
+    )
+    search = WidthSearch(analysis, selected, target, value, allocation, round_to, *limits)
     ranking = rank(analysis, selected, saliency, calibration, loss, seed)
-    search = WidthSearch(
-        analysis,
-        selected,
-        ranking,
-        allocation,
-        round_to,
-        width_limits("floors", floors, selected),
-        width_limits("ceilings", ceilings, selected),
-    )
-    widths, found = search.widths(model, target, value)
-    ranking.check_samples(widths)
-    groups = tuple(
-        _group_plan(group, widths[group.name], ranking)
-        for group in selected
-        if widths.get(group.name, group.channels) < group.channels
-    )
+    widths, found = search.widths(model, ranking)
+    narrowed = [group for group in selected if widths[group.name] < group.channels]
+    ranking.check_samples({group.name: widths[group.name] for group in narrowed})
+    groups = tuple(_group_plan(group, widths[group.name], ranking) for group in narrowed)
     made: Record = (
         *_record(target, value),
         *found,
-        *((("allocation", allocation),) if target != "width" else ()),
+        *_record("allocation", None if target == "width" else allocation),
         ("round_to", round_to),
         *_record("floors", floors),
         *_record("ceilings", ceilings),
@@ -128,9 +124,27 @@ def plan(
         ("residual", residual),
         ("saliency", saliency),
         *_calibration_record(ranking),
-        ("seed", seed),
+        *_record("loss", _loss_name(loss) if SALIENCIES[saliency].needs == "loss" else None),
+        *_record("seed", seed),
     )
     return PruningPlan(model.name, fingerprint(analysis), made, groups)
+
+
+def analyse_prunable(model: keras.Model) -> Analysis:
+    """Returns the channel groups of a model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it cannot be analysed, is branched already, has weights that are not finite,
+            or has nothing to prune.
+    """
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    if not any(group.prunable for group in analysis.groups):
+        reasons = "".join(f"\n  {group.name}: {group.reason}" for group in analysis.groups)
+        raise ValueError(f"`model` has no channel group that can be pruned:{reasons}")
+    return analysis
 
 
 def _group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:
@@ -149,10 +163,15 @@ def _record(argument: str, value: Any) -> Record:
         return ()
     if isinstance(value, Latency):
         fields = dataclasses.asdict(value).items()
-        return tuple((f"{argument}.{name}", x) for name, x in fields if x is not None)
+        return tuple((f"{argument}.{name}", _plain(x)) for name, x in fields if x is not None)
     if isinstance(value, Mapping):
-        return tuple((f"{argument}[{name}]", x) for name, x in value.items())
-    return ((argument, value),)
+        return tuple((f"{argument}[{name}]", _plain(x)) for name, x in value.items())
+    return ((argument, _plain(value)),)
+
+
+def _plain(value: Any) -> Any:
+    # JSON takes no NumPy numbers.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _calibration_record(ranking: Ranking) -> Record:
@@ -162,24 +181,10 @@ def _calibration_record(ranking: Ranking) -> Record:
     return (("calibration", f"{features.samples} samples, sha256 {features.digest}"),)
 
 
-def _one_target(**targets: Any) -> tuple[str, Any]:
-    given = [name for name, value in targets.items() if value is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"Exactly one of {', '.join(f'`{name}`' for name in targets)} must be given. "
-            f"Received: {', '.join(given) or 'none'}"
-        )
-    return given[0], targets[given[0]]
+def _loss_name(loss: Any) -> str:
+    return loss if isinstance(loss, str) else getattr(loss, "name", None) or loss.__name__
 
 
-def _check_options(allocation: str, round_to: Any) -> None:
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
+def _check_rounding(round_to: Any) -> None:
     if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
         raise ValueError(f"`round_to` must be a positive integer or None. Received: {round_to!r}")
-
-
-def _check_prunable(analysis: Analysis) -> None:
-    if not any(group.prunable for group in analysis.groups):
-        reasons = "".join(f"\n  {group.name}: {group.reason}" for group in analysis.groups)
-        raise ValueError(f"`model` has no channel group that can be pruned:{reasons}")

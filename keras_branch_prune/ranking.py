@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.features import Features, measure_features
+from keras_branch_prune.features import Features, GroupFeatures, measure_features
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.saliency import (
     SALIENCIES,
@@ -42,16 +42,21 @@ class Ranking:
         return tuple(sorted(self.orders[name][:width].tolist()))
 
     def check_samples(self, widths: Mapping[str, int]) -> None:
-        """Raises `ValueError` if there are fewer samples than channels to fit from."""
+        """Raises `ValueError` if there are fewer samples than channels to fit from.
+
+        Args:
+            widths: The widths of the groups that are narrowed.
+        """
+        if self.features is None:
+            return
+        samples = self.features.samples
         for name, width in widths.items():
-            rows = width if self.features is None else self.features.groups[name].rows
-            if rows < width:
-                assert self.features is not None
-                samples = self.features.samples
-                needed = -(-width * samples // rows)
+            rows = self.features.groups[name].rows
+            # Nothing is fitted from a group that no linear layer reads: it has no rows at all.
+            if 0 < rows < width:
                 raise ValueError(
-                    f"`calibration` must have at least {needed} samples, so that group '{name}' "
-                    f"can be fitted from {width} channels. Received: {samples}"
+                    f"`calibration` must have at least {-(-width * samples // rows)} samples, so "
+                    f"that group '{name}' can be fitted from {width} channels. Received: {samples}"
                 )
 
 
@@ -78,12 +83,11 @@ def rank(
         ValueError: If something is missing that the criterion needs, or does not fit.
     """
     _check_needs(saliency, calibration, loss)
-    features, names = None, [group.name for group in groups]
+    loss = loss if SALIENCIES[saliency].needs == "loss" else None
+    names = [group.name for group in groups]
+    features = None
     if calibration is not None:
-        needs_loss = SALIENCIES[saliency].needs == "loss"
-        features = measure_features(
-            analysis, names, calibration, loss if needs_loss else None, seed
-        )
+        features = measure_features(analysis, names, calibration, loss, seed)
     gammas, rng = _gammas(analysis), np.random.default_rng(seed)
     orders, errors = {}, {}
     for group in groups:
@@ -92,11 +96,14 @@ def rank(
         data = GroupData(group.channels, runs, gammas.get(group.name, []), rng, seen)
         scores = channel_scores(saliency, data)
         orders[group.name] = order = keeping_order(scores, group.partitions)
-        if seen is None:
-            errors[group.name] = _lost_scores(scores[order])
-        else:
-            _, errors[group.name] = pivots(seen.products, seen.sensitivity, order)
+        errors[group.name] = _errors(seen, scores, order)
     return Ranking(orders, errors, features)
+
+
+def _errors(seen: GroupFeatures | None, scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    if seen is None:
+        return _lost_scores(scores[order])
+    return pivots(seen.products, seen.sensitivity, order)[1]
 
 
 def _check_needs(saliency: str, calibration: Any, loss: Any) -> None:
@@ -119,7 +126,9 @@ def _gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
     }
     for unit, value in norms.items():
         layout = analysis.layouts.get(value)
-        if layout is None:
+        axis = unit.config["axis"] % len(value.shape)
+        # Where the axes differ, the channels are not what is normalized.
+        if layout is None or layout.axis != axis:
             continue
         for name in layout.groups():
             gamma = unit.arrays()[0][layout.columns(name)]

@@ -188,7 +188,7 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
     Raises:
         ValueError: If they have another shape, or are not finite.
     """
-    scores = np.asarray(SALIENCIES[name].score(group))
+    scores = np.asarray(SALIENCIES[name].score(group), dtype=np.float64)
     if scores.shape != (group.channels,) or not np.isfinite(scores).all():
         raise ValueError(
             f"The criterion '{name}' must return one finite score per channel, of shape "

@@ -78,6 +78,13 @@ def test_a_compact_model_slower_than_the_original_does_not_lead_astray():
     assert found.met
 
 
+def test_a_latency_that_never_changes_is_not_divided_by():
+    found = search(lambda x: 1.0, 0.5)
+    assert not found.met
+    assert found.latency_share == 1.0
+    assert [cost for cost, _ in found.measured[:2]] == [0.5, pytest.approx(0.5 / 3)]
+
+
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
