@@ -110,15 +110,23 @@ SAME_DATA = {
 }
 
 
+def reconstructed(data, memory_mib: float = 256):
+    branched = branched_at_half(build("residual"))
+    return reconstruct(branched, data, memory_mib=memory_mib), weights_of(branched)
+
+
+@pytest.fixture(scope="module")
+def from_an_array_in_memory():
+    return reconstructed(IMAGES)
+
+
 @pytest.mark.parametrize("name", SAME_DATA)
-def test_the_result_depends_neither_on_files_nor_on_the_form_of_the_data(name):
-    results = []
-    for data, memory in ((IMAGES, 256), (SAME_DATA[name](), 0 if name == "files" else 256)):
-        branched = branched_at_half(build("residual"))
-        errors = reconstruct(branched, data, memory_mib=memory)
-        results.append((errors, weights_of(branched)))
-    assert results[0][0] == results[1][0]
-    assert same_weights(results[0][1], results[1][1])
+def test_the_result_depends_neither_on_files_nor_on_the_form_of_the_data(
+    name, from_an_array_in_memory
+):
+    errors, weights = reconstructed(SAME_DATA[name](), 0 if name == "files" else 256)
+    assert errors == from_an_array_in_memory[0]
+    assert same_weights(weights, from_an_array_in_memory[1])
 
 
 def test_nothing_that_was_passed_is_changed():
