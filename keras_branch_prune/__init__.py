@@ -29,7 +29,7 @@ from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
 from keras_branch_prune.reconstruct import Fitting, reconstruct
-from keras_branch_prune.report import plot_training
+from keras_branch_prune.report import plot_sensitivity, plot_training
 from keras_branch_prune.rule_kinds import (
     Barrier,
     Channelwise,
@@ -47,6 +47,7 @@ from keras_branch_prune.schedules import (
     ScheduleType,
     StepDecay,
 )
+from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.targets import Latency
 from keras_branch_prune.verify import ExportError
 from keras_branch_prune.worker import BenchmarkError
@@ -78,6 +79,7 @@ __all__ = [
     "Fitting",
     "GroupData",
     "GroupPlan",
+    "GroupSensitivity",
     "Latency",
     "LinearDecay",
     "LinearMap",
@@ -85,6 +87,7 @@ __all__ = [
     "MultiplicativeDecay",
     "PruningPlan",
     "ScheduleType",
+    "Sensitivity",
     "StepDecay",
     "StopAtAlphaZero",
     "atomic_write",
@@ -99,11 +102,13 @@ __all__ = [
     "make_alpha_callback",
     "merge",
     "plan",
+    "plot_sensitivity",
     "plot_training",
     "reconstruct",
     "register_rule",
     "register_saliency",
     "save_model",
+    "sensitivity",
     "set_alpha",
     "zoo",
 ]
