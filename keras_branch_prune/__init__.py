@@ -30,7 +30,7 @@ from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
-from keras_branch_prune.report import plot_training
+from keras_branch_prune.report import plot_sensitivity, plot_training
 from keras_branch_prune.rule_kinds import (
     Barrier,
     Channelwise,
@@ -48,6 +48,7 @@ from keras_branch_prune.schedules import (
     ScheduleType,
     StepDecay,
 )
+from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.targets import Latency
 from keras_branch_prune.verify import ExportError
 from keras_branch_prune.worker import BenchmarkError
@@ -79,6 +80,7 @@ __all__ = [
     "Fitting",
     "GroupData",
     "GroupPlan",
+    "GroupSensitivity",
     "Latency",
     "LinearDecay",
     "LinearMap",
@@ -87,6 +89,7 @@ __all__ = [
     "PruningPlan",
     "Refinement",
     "ScheduleType",
+    "Sensitivity",
     "StepDecay",
     "StopAtAlphaZero",
     "atomic_write",
@@ -101,12 +104,14 @@ __all__ = [
     "make_alpha_callback",
     "merge",
     "plan",
+    "plot_sensitivity",
     "plot_training",
     "reconstruct",
     "refine",
     "register_rule",
     "register_saliency",
     "save_model",
+    "sensitivity",
     "set_alpha",
     "zoo",
 ]

@@ -228,7 +228,9 @@ def pivots(
     Returns:
         The order, and the cost after 0, 1, … channels, of shape `(channels + 1,)`.
     """
-    left = _Remainder(products, sensitivity)
+    # Outputs may move so little that single precision would not see it.
+    unit = 1.0 if sensitivity is None else float(np.abs(sensitivity).max(initial=0.0)) or 1.0
+    left = _Remainder(products, None if sensitivity is None else sensitivity / unit)
     taken, errors = [], [left.error]
     for step in range(len(products)):
         channel = left.best() if order is None else int(order[step])
@@ -236,7 +238,7 @@ def pivots(
         taken.append(channel)
         errors.append(left.error)
     # Rounding must not let costs rise or fall below zero.
-    costs = np.maximum([*errors[:-1], 0.0], 0.0)
+    costs = unit * np.maximum([*errors[:-1], 0.0], 0.0)
     return np.array(taken), np.maximum.accumulate(costs[::-1])[::-1]
 
 

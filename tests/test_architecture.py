@@ -44,7 +44,7 @@ ORDER = (
         "layer_latency",
         "latency",
     ),
-    *("targets", "planner"),
+    *("targets", "planner", "sensitivity"),
     *("report", "zoo"),
 )
 

@@ -9,7 +9,7 @@ from models import build
 
 from keras_branch_prune.calibration import BATCH_SIZE
 from keras_branch_prune.canonical import canonical
-from keras_branch_prune.features import Features, measure_features
+from keras_branch_prune.features import Features, _Gradients, measure_features
 from keras_branch_prune.groups import analyse
 from keras_branch_prune.layouts import Block, Layout, Segment, side_by_side
 
@@ -244,11 +244,15 @@ def test_channels_that_nobody_reads_have_no_rows():
     assert not found.products.any()
 
 
-def test_one_function_is_traced_for_batches_of_all_sizes(capfd):
+def test_one_function_is_traced_for_batches_of_all_sizes(monkeypatch):
+    traces = []
+    differentiate = _Gradients._differentiate
+    monkeypatch.setattr(
+        _Gradients, "_differentiate", lambda *a: traces.append(1) or differentiate(*a)
+    )
     model = build("mlp")
-    for number in (33, 34, 35, 36):
-        features(model, samples(model, number))
-    assert "retracing" not in "".join(capfd.readouterr())
+    features(model, samples(model, 70))
+    assert traces == [1]
 
 
 def test_half_precision_is_summed_in_single():
@@ -256,7 +260,8 @@ def test_half_precision_is_summed_in_single():
     half = keras.Sequential([keras.Input((6,)), layers.Dense(5, name="hidden", dtype="float16")])
     half.add(layers.Dense(1, name="head", dtype="float16"))
     half.set_weights(model.get_weights())
-    x = samples(model, 3000)
+    # The squares of such features are beyond what half precision can hold.
+    x = 300 * samples(model, 3000)
     one, other = (features(m, x).groups["hidden"] for m in (model, half))
     np.testing.assert_allclose(one.products, other.products, rtol=0.02, atol=0.02)
     np.testing.assert_allclose(one.sensitivity, other.sensitivity, rtol=0.02, atol=0.02)

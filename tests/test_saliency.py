@@ -7,7 +7,6 @@ from keras import layers
 from models import build
 
 import keras_branch_prune as kbp
-from keras_branch_prune import saliency
 from keras_branch_prune.features import GroupFeatures
 from keras_branch_prune.graph import Unit
 from keras_branch_prune.saliency import (
@@ -27,10 +26,12 @@ KERNELS = (
 
 
 @pytest.fixture
-def table(monkeypatch):
+def table():
     """A table of criteria that forgets what a test registers."""
-    monkeypatch.setattr(saliency, "SALIENCIES", dict(SALIENCIES))
-    monkeypatch.setattr("keras_branch_prune.ranking.SALIENCIES", saliency.SALIENCIES)
+    before = dict(SALIENCIES)
+    yield
+    SALIENCIES.clear()
+    SALIENCIES.update(before)
 
 
 def data(*kernels: np.ndarray, gammas=(), products=None, sensitivity=None) -> GroupData:
@@ -163,13 +164,13 @@ def test_features_that_are_all_zero(sensitivity):
     assert not costs.any()
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
-def test_the_scale_of_features_does_not_matter(scale):
+@pytest.mark.parametrize(("scale", "moves"), [(1e-12, 1.0), (1e12, 1.0), (1.0, 1e-50)])
+def test_the_scale_of_features_and_of_outputs_does_not_matter(scale, moves):
     products, sensitivity = gram(9, 20), gram(9, 4, 1)
     order, costs = pivots(products, sensitivity)
-    scaled, scaled_costs = pivots(scale * products, sensitivity / scale)
+    scaled, scaled_costs = pivots(scale * products, moves * sensitivity / scale)
     assert scaled.tolist() == order.tolist()
-    assert scaled_costs == pytest.approx(costs, rel=1e-3, abs=1e-5 * costs[0])
+    assert scaled_costs / moves == pytest.approx(costs, rel=1e-3, abs=1e-5 * costs[0])
 
 
 def test_runs_take_turns():
