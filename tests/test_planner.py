@@ -12,7 +12,6 @@ from keras_branch_prune import targets
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.costs import graph_costs
 from keras_branch_prune.layer_latency import LayerLatencies
-from keras_branch_prune.width_choices import width_multiple
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
@@ -156,13 +155,16 @@ def test_limits_are_for_selected_groups():
 def test_rounding_within_a_budget(allocation):
     plan = kbp.plan(wide(), macs=0.4, round_to=8, allocation=allocation)
     assert all(width % 8 == 0 for width in widths(plan).values())
-    model = build("vision_transformer")
-    plan = kbp.plan(model, params=0.5, round_to=4, allocation=allocation)
-    analysis = {g.name: g for g in kbp.explain(model).groups}
-    for name, width in widths(plan).items():
-        heads = name in ("attention1__query", "attention2__query")
-        multiple = 1 if heads else width_multiple(analysis[name], 4)
-        assert width % multiple == 0
+
+
+@pytest.mark.parametrize("target", ["width", "params"])
+def test_heads_are_not_rounded(target):
+    x = inputs = keras.Input((5, 8))
+    x = keras.layers.MultiHeadAttention(16, 2, value_dim=32, name="attention")(x, x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    plan = kbp.plan(model, **{target: 0.4}, round_to=16)
+    assert widths(plan)["attention__query"] < 16
+    assert widths(plan)["attention__value"] == 16
 
 
 def test_a_plan_says_how_it_was_made():
@@ -305,6 +307,8 @@ def test_a_latency_is_met(clock, latency, allocation):
     [
         ({}, dict.fromkeys(HALF, 1)),
         ({"floors": 0.5}, HALF),
+        # The cost of these, divided by that of the whole and multiplied again, is less.
+        ({"floors": 37}, dict.fromkeys(HALF, 37)),
         ({"round_to": 16}, dict.fromkeys(HALF, 16)),
     ],
 )

@@ -153,7 +153,10 @@ def test_there_must_be_samples_to_fit_from():
     ranked(model).check_samples({"hidden1": 8})
     image = build("conv_bn")
     # Every sample has 4 × 4 positions for `conv1`, and 2 × 2 for `conv2`.
-    ranked(image, "energy", inputs_of(image, 1)).check_samples({"conv1": 8, "conv2": 4})
+    ranking = ranked(image, "energy", inputs_of(image, 1))
+    ranking.check_samples({"conv1": 8, "conv2": 4})
+    with pytest.raises(ValueError, match="at least 2 samples.* 'conv2' .* 5 .* Received: 1"):
+        ranking.check_samples({"conv2": 5})
 
 
 def test_a_group_that_nobody_reads_needs_no_samples():

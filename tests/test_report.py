@@ -30,6 +30,12 @@ def test_every_alpha_has_a_colour_of_its_own(tmp_path):
     assert colours(kbp.plot_training(unbranched, tmp_path / "plain.png")) == set()
 
 
+def filled(path, colour):
+    """How many pixels have a colour."""
+    pixels = (image.imread(path)[..., :3] * 255).astype(int)
+    return (pixels == colour).all(axis=-1).sum()
+
+
 def sensitivities(*values, whole=None):
     groups = [kbp.GroupSensitivity(f"g{i}", 8, (2, 4), v) for i, v in enumerate(values)]
     return kbp.Sensitivity("model", (0.25, 0.5), tuple(groups), whole)
@@ -41,6 +47,9 @@ def test_errors_are_coloured_by_their_logarithm(tmp_path):
     dark, middle, bright = (68, 1, 84), (32, 144, 140), (253, 231, 36)
     assert {dark, bright} <= found
     assert any(max(abs(a - b) for a, b in zip(c, middle, strict=True)) < 4 for c in found)
+    # No error looks like the smallest one there is.
+    alike = kbp.plot_sensitivity(sensitivities((1.0, 0.1), (0.01, 0.01)), tmp_path / "alike.png")
+    assert filled(tmp_path / "errors.png", dark) == pytest.approx(filled(alike, dark), rel=0.05)
     metrics = sensitivities((1.0, 0.1), (0.01, 0.0), whole=1.0)
     assert len(colours(kbp.plot_sensitivity(metrics, tmp_path / "metrics.png"))) == 4
 

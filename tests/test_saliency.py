@@ -157,6 +157,11 @@ def test_dead_and_dependent_channels_come_last(name):
     assert {0, 5, 7} & set(order[-2:])
 
 
+def test_dead_channels_come_last_even_if_the_output_needs_none():
+    order, _ = pivots(np.diag([0.0, 1.0, 1.0, 1.0]), np.zeros((4, 4)))
+    assert order.tolist() == [1, 2, 3, 0]
+
+
 @pytest.mark.parametrize("sensitivity", [None, np.zeros((4, 4)), np.eye(4)])
 def test_features_that_are_all_zero(sensitivity):
     order, costs = pivots(np.zeros((4, 4)), sensitivity)
