@@ -243,7 +243,7 @@ def test_there_must_be_enough_samples():
         (np.full((9, 6), np.nan), ValueError, "`calibration` must be finite"),
         (np.zeros((9, 5)), ValueError, r"the shape \(None, 6\) for input .* Received: \(9, 5\)"),
         (np.zeros((0, 6)), ValueError, "at least one sample"),
-        (([np.zeros((9, 6))] * 2,), TypeError, "must have 1 inputs"),
+        (([np.zeros((9, 6))] * 2,), TypeError, r"must have the inputs \['features'\]"),
     ],
 )
 def test_data_that_does_not_fit(data, error, message):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 
 import keras
@@ -10,13 +11,13 @@ from keras import layers, ops, tree
 from models import build, dtype_policy, randomized
 
 import keras_branch_prune as kbp
-from keras_branch_prune import refine as refine_module
-from keras_branch_prune.branch import PRUNED_SUFFIX
 from keras_branch_prune.equivalence import random_inputs
-from keras_branch_prune.layers import ChannelMap
+from keras_branch_prune.layers import PRUNED_SUFFIX, ChannelMap
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.refine import refine
 
+# The package's attribute of that name is the function.
+refine_module = importlib.import_module("keras_branch_prune.refine")
 SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 16}
 
 
