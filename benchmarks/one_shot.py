@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import keras_branch_prune as kbp
+from keras_branch_prune.saliency import SALIENCIES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained model, a .keras file.", required=True)
@@ -43,7 +44,6 @@ _FITTINGS = {
     "full": kbp.Fitting(),
     "refined": kbp.Fitting(),
 }
-_WEIGHTS_ONLY = ("random", "l1", "l2", "batch_norm", "fpgm")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -72,9 +72,10 @@ def run(model: keras.Model, data: tuple, case: dict) -> dict:
     options = {target: float(value), "saliency": case["criterion"], "seed": case["seed"]}
     if target != "width":
         options["allocation"] = case["allocation"]
-    if case["criterion"] not in _WEIGHTS_ONLY or case["allocation"] == "global":
+    needs = SALIENCIES[case["criterion"]].needs
+    if needs != "weights" or case["allocation"] == "global":
         options["calibration"] = (images[chosen], labels[chosen])
-    if case["criterion"] == "taylor":
+    if needs == "loss":
         options["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     start = time.perf_counter()
     branched = kbp.branch(model, kbp.plan(model, **options))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.graph import Graph, Value
+from keras_branch_prune.graph import Graph, Value, is_finite
 
 BATCH_SIZE = 32
 """Samples per batch where arrays are given and the model leaves the number open."""
@@ -136,14 +136,9 @@ def _checked(name: str, value: Value, leaf: Any) -> np.ndarray:
         )
     # A generator may fill the same array again: a copy.
     cast = np.array(ops.convert_to_numpy(ops.cast(array, value.dtype)))
-    if not (_is_finite(array) and _is_finite(cast)):
+    if not (is_finite(array) and is_finite(cast)):
         raise ValueError(
             f"`calibration` must be finite as {value.dtype}. "
             f"Received: NaN or infinite values for input '{name}'"
         )
     return cast
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    # NumPy does not count bfloat16 among its inexact types.
-    return "float" not in array.dtype.name or bool(np.isfinite(array).all())

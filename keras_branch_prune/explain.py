@@ -12,9 +12,9 @@ import keras
 
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.costs import Costs, graph_costs, graph_parameters
-from keras_branch_prune.floor import narrowed_graph, smallest
 from keras_branch_prune.graph import Graph
 from keras_branch_prune.groups import ChannelGroup, analyse
+from keras_branch_prune.narrowing import narrowed_graph, smallest
 from keras_branch_prune.tables import format_table
 
 _WIDTH = 100

@@ -70,8 +70,6 @@ def measure_features(
 ) -> Features:
     """Runs calibration data through a model and sums up the features of channel groups.
 
-    Needs the TensorFlow backend, for the gradients.
-
     Args:
         analysis: The channel groups of the model.
         names: Names of the groups to look at.
@@ -80,9 +78,11 @@ def measure_features(
         seed: Seed of the random signs.
 
     Raises:
+        NotImplementedError: If the backend is not TensorFlow.
         TypeError: If `data` has another structure than the model's inputs.
         ValueError: If values do not fit or are not finite, or targets are missing.
     """
+    require_tensorflow("calibration")
     exits = _Exits(analysis, names)
     gradients = _Gradients(analysis.graph, exits.values, loss, seed)
     digest, samples, energy = hashlib.sha256(), 0, 0.0
@@ -97,6 +97,14 @@ def measure_features(
         group.products /= samples
         group.sensitivity /= energy or 1.0
     return Features(exits.groups, samples, digest.hexdigest()[:16])
+
+
+def require_tensorflow(what: str) -> None:
+    """Raises `NotImplementedError` unless Keras computes with TensorFlow, for its gradients."""
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(
+            f"`{what}` needs the TensorFlow backend. Received: {keras.backend.backend()!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

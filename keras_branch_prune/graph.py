@@ -34,6 +34,12 @@ def as_array(weight: Any) -> np.ndarray:
     return weight if isinstance(weight, np.ndarray) else np.asarray(weight.numpy())
 
 
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array has no NaN and nothing infinite, in whatever dtype."""
+    # NumPy does not count bfloat16 among its inexact types.
+    return "float" not in array.dtype.name or bool(np.isfinite(array).all())
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unit:
     """One operation as data: its class, its config and where its weights come from.

@@ -61,50 +61,41 @@ def latency_share(
     original: keras.Model,
     compact: keras.Model,
     batch_size: int = 1,
-    threads: int | None = None,
-    device: str = "cpu",
     **options: Any,
 ) -> float:
-    """Returns the compact model's latency as a share of the original's.
+    """Returns the compact model's latency as a share of the original's, on the CPU.
 
     Args:
         original: The original model.
         compact: The compact model.
         batch_size: Samples per call.
-        threads: See `benchmark`.
-        device: `"cpu"` or `"gpu"`.
-        **options: Other arguments of `benchmark`, such as `rounds`.
+        **options: Other arguments of `benchmark`, such as `threads`.
     """
     models = {"original": original, "compact": compact}
-    result = benchmark(models, [batch_size], threads=threads, devices=[device], **options)
-    return 1 / result.speedup(batch_size, device=device)
+    result = benchmark(models, [batch_size], devices=["cpu"], **options)
+    return 1 / result.speedup(batch_size, device="cpu")
 
 
 def share_of_milliseconds(
     original: keras.Model,
     milliseconds: float,
     batch_size: int = 1,
-    threads: int | None = None,
-    device: str = "cpu",
     **options: Any,
 ) -> float:
-    """Returns a latency as a share of the original's, which is measured.
+    """Returns a latency as a share of the original's, which is measured on the CPU.
 
     Args:
         original: The original model.
         milliseconds: Latency per sample, ms: the time of a call / `batch_size`, as `benchmark`
             counts it.
         batch_size: Samples per call.
-        threads: See `benchmark`.
-        device: `"cpu"` or `"gpu"`.
-        **options: Other arguments of `benchmark`, such as `rounds`.
+        **options: Other arguments of `benchmark`, such as `threads`.
 
     Raises:
         ValueError: If the original is not slower than that.
     """
-    models = {"original": original}
-    result = benchmark(models, [batch_size], threads=threads, devices=[device], **options)
-    whole = result.variants[0].timing(batch_size, device).p50_ms
+    result = benchmark({"original": original}, [batch_size], devices=["cpu"], **options)
+    whole = result.variants[0].timing(batch_size, "cpu").p50_ms
     if not 0 < milliseconds < whole:
         raise ValueError(
             f"`latency` must be positive and below that of '{original.name}', {whole:.3g} ms per "

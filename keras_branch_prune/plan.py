@@ -9,10 +9,8 @@ import json
 import os
 from typing import Any
 
-import numpy as np
-
 from keras_branch_prune.files import atomic_write
-from keras_branch_prune.graph import Graph
+from keras_branch_prune.graph import Graph, is_finite
 from keras_branch_prune.groups import Analysis
 from keras_branch_prune.layers import Alpha
 from keras_branch_prune.tables import format_table
@@ -126,8 +124,7 @@ def check_weights(graph: Graph) -> None:
         raise ValueError(f"`model` must not be branched already. Received: '{graph.name}'")
     for unit in dict.fromkeys(call.unit for call in graph.calls):
         for array in unit.arrays():
-            # NumPy does not count bfloat16 among its inexact types.
-            if "float" in array.dtype.name and not np.isfinite(array).all():
+            if not is_finite(array):
                 raise ValueError(
                     f"`model` must have finite weights. Received: layer '{unit.name}' "
                     f"({unit.cls.__name__}) with NaN or infinite values"

@@ -27,6 +27,7 @@ from keras import ops
 from keras_branch_prune.alpha import alpha_layer, value_of
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.canonical import canonical
+from keras_branch_prune.features import require_tensorflow
 from keras_branch_prune.graph import as_array, pack
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.spool import Spool
@@ -119,10 +120,7 @@ def refine(
 
 
 def _check(epochs: Any, learning_rate: Any, batch_size: Any) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            f"`refine` needs the TensorFlow backend. Received: {keras.backend.backend()!r}"
-        )
+    require_tensorflow("refine")
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")

@@ -57,9 +57,6 @@ class Spool:
     ) -> None:
         self._folder.cleanup()
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._batches
-
     def append(self, key: Hashable, batch: np.ndarray) -> None:
         """Adds a batch to the list of `key`."""
         entries = self._batches.setdefault(key, [])

@@ -15,7 +15,6 @@ import keras
 from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_share
 from keras_branch_prune.canonical import fuse
 from keras_branch_prune.cost_model import CostModel
-from keras_branch_prune.floor import narrowed_graph
 from keras_branch_prune.graph import build_model
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.latency import (
@@ -25,6 +24,7 @@ from keras_branch_prune.latency import (
     share_of_milliseconds,
 )
 from keras_branch_prune.layer_latency import latency_cost, layer_latencies
+from keras_branch_prune.narrowing import narrowed_graph
 from keras_branch_prune.ranking import Ranking
 from keras_branch_prune.width_choices import WidthChoices, nearest_width, width_choices
 
@@ -81,7 +81,9 @@ class Latency:
         if self.share is not None:
             return self.share
         assert self.milliseconds is not None
-        return share_of_milliseconds(model, self.milliseconds, self.batch_size, self.threads)
+        return share_of_milliseconds(
+            model, self.milliseconds, self.batch_size, threads=self.threads
+        )
 
 
 def one_target(**targets: Any) -> tuple[str, Any]:

@@ -29,7 +29,7 @@ ORDER = (
         "groups",
     ),
     *("spool", "calibration", "least_squares", "features", "saliency", "ranking"),
-    *("scopes", "layers", "costs", "floor", "cost_model"),
+    *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
     *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),

@@ -10,9 +10,9 @@ import keras_branch_prune as kbp
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.costs import Costs, graph_costs, model_costs
-from keras_branch_prune.floor import narrowed_graph, spread
 from keras_branch_prune.graph import replace_units
 from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.narrowing import narrowed_graph, spread
 
 
 def analysis_of(name: str) -> Analysis:

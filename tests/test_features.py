@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 from models import build
 
+import keras_branch_prune as kbp
 from keras_branch_prune.calibration import BATCH_SIZE
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.features import Features, _Gradients, measure_features
@@ -265,3 +266,18 @@ def test_half_precision_is_summed_in_single():
     one, other = (features(m, x).groups["hidden"] for m in (model, half))
     np.testing.assert_allclose(one.products, other.products, rtol=0.02, atol=0.02)
     np.testing.assert_allclose(one.sensitivity, other.sensitivity, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("calibration", lambda m, b, x: kbp.plan(m, width=0.5, calibration=x)),
+        ("refine", lambda m, b, x: kbp.refine(b, x)),
+    ],
+)
+def test_other_backends_are_refused(name, use, monkeypatch):
+    model = build("mlp")
+    branched = kbp.branch(model, kbp.plan(model, width=0.5))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(NotImplementedError, match=f"`{name}` needs .* Received: 'jax'"):
+        use(model, branched, np.ones((64, 6), np.float32))

@@ -109,12 +109,12 @@ def test_a_share_is_measured():
 def test_milliseconds_become_a_share(monkeypatch):
     def measured(models, batch_sizes, threads, devices, rounds):
         assert (list(models), batch_sizes, threads) == (["original"], [4], 2)
-        assert (devices, rounds) == (["gpu"], 3)
-        timing = Timing("gpu", 4, p50_ms=8.0, p95_ms=9.0, rounds_ms=(8.0,))
+        assert (devices, rounds) == (["cpu"], 3)
+        timing = Timing("cpu", 4, p50_ms=8.0, p95_ms=9.0, rounds_ms=(8.0,))
         return BenchmarkResult((VariantResult("original", 1, 1, (), 1.0, (timing,)),), {})
 
     monkeypatch.setattr(latency, "benchmark", measured)
-    options = {"batch_size": 4, "threads": 2, "device": "gpu", "rounds": 3}
+    options = {"batch_size": 4, "threads": 2, "rounds": 3}
     assert share_of_milliseconds(build("mlp"), 2.0, **options) == 0.25
     for milliseconds in (8.0, 0.0):
         with pytest.raises(ValueError, match=f"'mlp', 8 ms per .* Received: {milliseconds} ms"):

@@ -279,7 +279,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(targets, "layer_latencies", latencies)
     monkeypatch.setattr(targets, "latency_share", share)
-    monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_: 0.3)
+    monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
     return measured
 
 

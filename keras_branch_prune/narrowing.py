@@ -1,4 +1,4 @@
-"""What a model would be at given widths, for its costs, without building it."""
+"""The graph of a model with some channels gone, made from its shapes: nothing is computed yet."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
+from keras_branch_prune.slicing_rules import SlicingRule
 
 
 def spread(group: ChannelGroup, width: int) -> np.ndarray:
@@ -57,7 +58,9 @@ def without_numbers(graph: Graph) -> Graph:
 
 
 def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
-    """Returns the graph of the compact model for its shapes only: the numbers are meaningless.
+    """Returns the graph of the compact model that has the channels that stay, and fits nothing.
+
+    Kernels are selected when they are asked for, so that shapes alone cost little.
 
     Args:
         analysis: The channel groups of a model; its graph may be a part of the model's.
@@ -69,7 +72,7 @@ def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
         return narrowing.value(leaf) if isinstance(leaf, Value) else leaf
 
     calls = []
-    for call in analysis.graph.calls:
+    for call in map(narrowing.parts, analysis.graph.calls):
         structure = (call.args, dict(call.kwargs), call.outputs)
         calls.append(Call(narrowing.unit(call), *tree.map_structure(lookup, structure)))
     return dataclasses.replace(analysis.graph, calls=tuple(calls))
@@ -94,6 +97,14 @@ class _Narrowing:
             shape[layout.axis] = layout.width(self._kept)
             self._values[value] = Value(tuple(shape), value.dtype)
         return self._values[value]
+
+    def parts(self, call: Call) -> Call:
+        """Returns the call; one that takes parts of a tensor takes them where they are then."""
+        rule = rule_for(call.unit)
+        if not isinstance(rule, SlicingRule):
+            return call
+        layout = self._narrowed(call.inputs[0])
+        return rule.narrow_call(call, layout, self._kept) if layout else call
 
     def unit(self, call: Call) -> Unit:
         """Returns the narrow unit of a call, the same one for all calls of a unit."""

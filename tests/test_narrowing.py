@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+from models import BUILDERS, build
+
+import keras_branch_prune as kbp
+from keras_branch_prune.canonical import canonical, fuse
+from keras_branch_prune.equivalence import check_equivalent
+from keras_branch_prune.graph import build_model
+from keras_branch_prune.groups import analyse
+from keras_branch_prune.narrowing import narrowed_graph
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_narrowed_graph_is_the_compact_model_of_the_channels_that_stay(name):
+    model = build(name)
+    plan = kbp.plan(model, width=0.5)
+    branched = kbp.branch(model, plan)
+    kbp.set_alpha(branched, 0)
+    narrowed = narrowed_graph(analyse(canonical(model)), plan.kept)
+    check_equivalent(kbp.merge(branched), build_model(fuse(narrowed)))
