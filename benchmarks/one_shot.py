@@ -14,8 +14,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -64,34 +64,39 @@ def load_data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return images[train], labels[train], images[validation], labels[validation]
 
 
-def run(model: keras.Model, data: tuple, case: dict) -> dict:
-    """Prunes the model in one way and returns its accuracy, and how long it took."""
-    images, labels, validation, truth = data
-    chosen = np.random.default_rng(case["seed"]).permutation(len(images))[: FLAGS.samples]
+def make_plan(model: keras.Model, images: np.ndarray, labels: np.ndarray, case: dict) -> Any:
+    """Returns the plan of a case, which does not depend on its reconstruction."""
     target, value = case["target"].split("=")
     options = {target: float(value), "saliency": case["criterion"], "seed": case["seed"]}
     if target != "width":
         options["allocation"] = case["allocation"]
     needs = SALIENCIES[case["criterion"]].needs
     if needs != "weights" or case["allocation"] == "global":
-        options["calibration"] = (images[chosen], labels[chosen])
+        options["calibration"] = (images, labels)
     if needs == "loss":
         options["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    start = time.perf_counter()
-    branched = kbp.branch(model, kbp.plan(model, **options))
-    kbp.reconstruct(branched, images[chosen], _FITTINGS[case["reconstruction"]])
+    return kbp.plan(model, **options)
+
+
+def run(model: keras.Model, plan: Any, images: np.ndarray, case: dict) -> keras.Model:
+    """Returns the model pruned by a plan and reconstructed from images."""
+    branched = kbp.branch(model, plan)
+    kbp.reconstruct(branched, images, _FITTINGS[case["reconstruction"]])
     if case["reconstruction"] == "refined":
-        kbp.refine(branched, images[chosen], seed=case["seed"])
+        kbp.refine(branched, images, seed=case["seed"])
     kbp.set_alpha(branched, 0)
-    compact = kbp.merge(branched)
-    seconds = time.perf_counter() - start
+    return kbp.merge(branched)
+
+
+def judged(model: keras.Model, compact: keras.Model, data: tuple, case: dict) -> dict:
+    """Returns a case with the accuracy of the compact model and what is left of the original."""
+    _, _, validation, truth = data
     predicted = compact.predict(validation, batch_size=250, verbose=0).argmax(axis=-1)
     return {
         **case,
         "accuracy": float((predicted == truth).mean() * 100),
         "parameters": compact.count_params() / model.count_params(),
         "macs": kbp.count_macs(compact) / kbp.count_macs(model),
-        "seconds": seconds,
     }
 
 
@@ -143,16 +148,23 @@ def main(_: list[str]) -> None:
     path, data = Path(FLAGS.output), load_data()
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     model = kbp.load_model(FLAGS.model)
-    axes = (FLAGS.targets, FLAGS.allocations, FLAGS.criteria, FLAGS.reconstructions, FLAGS.seeds)
-    for target, allocation, criterion, reconstruction, seed in itertools.product(*axes):
+    axes = (FLAGS.targets, FLAGS.allocations, FLAGS.criteria, FLAGS.seeds)
+    for target, allocation, criterion, seed in itertools.product(*axes):
         case = {"target": target, "allocation": allocation, "criterion": criterion}
-        case |= {"reconstruction": reconstruction, "seed": int(seed)}
-        if any(case.items() <= result.items() for result in results):
+        case["seed"] = int(seed)
+        cases = [case | {"reconstruction": name} for name in FLAGS.reconstructions]
+        missing = [case for case in cases if not any(case.items() <= r.items() for r in results)]
+        if not missing:
             continue
-        results.append(run(model, data, case))
-        print(*case.values(), f"{results[-1]['accuracy']:.2f} %", flush=True)
-        with kbp.atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        chosen = np.random.default_rng(int(seed)).permutation(len(data[0]))[: FLAGS.samples]
+        images, labels = data[0][chosen], data[1][chosen]
+        plan = make_plan(model, images, labels, case)
+        for case in missing:
+            results.append(judged(model, run(model, plan, images, case), data, case))
+            print(*case.values(), f"{results[-1]['accuracy']:.2f} %", flush=True)
+            with kbp.atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        keras.backend.clear_session()
     with kbp.atomic_write(path.with_suffix(".md")) as temporary:
         temporary.write_text(as_markdown(results), encoding="utf-8")
     draw(results, path.with_suffix(".png"))
