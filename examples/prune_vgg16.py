@@ -32,8 +32,10 @@ flags.DEFINE_float("width", 0.25, "Factor on the number of filters of the origin
 flags.DEFINE_string("pretrained", None, "A trained .keras model; none: train one first.")
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.", 0, 1)
 flags.DEFINE_float("prune", None, "Share of the channels to remove, instead of --keep.", 0, 1)
-flags.DEFINE_integer("round_to", None, "Round widths to a multiple of this number.")
-flags.DEFINE_enum("saliency", "l1", ["l1", "random"], "Which channels the branch starts with.")
+flags.DEFINE_string("round_to", None, "Round widths to a multiple of this number, or auto.")
+flags.DEFINE_integer("calibration", 1000, "Training images to fit the branch on, or 0 for none.", 0)
+flags.DEFINE_string("saliency", None, "Which channels stay; see keras_branch_prune.plan.")
+flags.DEFINE_bool("refine", False, "Whether to refine the fitted branch by gradient descent.")
 flags.DEFINE_enum_class("schedule", kbp.ScheduleType.STEP, kbp.ScheduleType, "How α falls.")
 flags.DEFINE_float("schedule_parameter", None, "Step size, rate, factor or steps of the schedule.")
 flags.DEFINE_integer("patience", 0, "Epochs without improvement before a step of α; 0: --every.")
@@ -111,13 +113,7 @@ def blend(
     run: training.Run, original: keras.Model, data: ImageData, backup: kbp.EpochBackup
 ) -> keras.Model:
     """Lets α fall from 1 to 0 while the branched model is trained."""
-    keep = FLAGS.keep if FLAGS.prune is None else 1 - FLAGS.prune
-    plan = kbp.plan(
-        original, width=keep, round_to=FLAGS.round_to, saliency=FLAGS.saliency, seed=FLAGS.seed
-    )
-    plan.save(run.path("plan.json"))
-    print(plan)
-    branched = kbp.branch(original, plan, train_original=FLAGS.train_original)
+    branched = start(run, original, data)
     training.fit(
         branched,
         data,
@@ -135,6 +131,32 @@ def blend(
             "allow more epochs, or let α fall faster."
         )
     return branched
+
+
+def start(run: training.Run, original: keras.Model, data: ImageData) -> keras.Model:
+    """Plans, and fits the pruned branch to the original on training images, without labels."""
+    keep = FLAGS.keep if FLAGS.prune is None else 1 - FLAGS.prune
+    images = data.train.images[: FLAGS.calibration] if FLAGS.calibration else None
+    plan = kbp.plan(
+        original,
+        width=keep,
+        round_to=round_to(),
+        saliency=FLAGS.saliency,
+        calibration=images,
+        seed=FLAGS.seed,
+    )
+    plan.save(run.path("plan.json"))
+    print(plan)
+    branched = kbp.branch(original, plan, calibration=images, train_original=FLAGS.train_original)
+    if FLAGS.refine:
+        kbp.refine(branched, images, seed=FLAGS.seed)
+    return branched
+
+
+def round_to() -> int | str | None:
+    """Returns the flag as `plan` takes it."""
+    text = FLAGS.round_to
+    return int(text) if text and text.isdigit() else text
 
 
 def alpha_callback() -> kbp.AlphaCallback:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_branch_prune.block_size import block_size
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
 from keras_branch_prune.plan import GroupPlan, PruningPlan, check_weights, fingerprint
@@ -35,7 +36,7 @@ def plan(
     macs: float | None = None,
     latency: float | Latency | None = None,
     allocation: str = "uniform",
-    round_to: int | None = None,
+    round_to: int | str | None = None,
     floors: Widths | None = None,
     ceilings: Widths | None = None,
     include: Selectors = None,
@@ -65,7 +66,8 @@ def plan(
         round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
             to at least one multiple), as far as the group has channels; within a budget they are
             multiples or the full width. Attention heads are not rounded: what counts for hardware
-            are the channels in them.
+            are the channels in them. "auto" measures how many channels the kernels of this machine
+            work on at once, which takes some seconds.
         floors: Smallest widths: one share of the channels for all groups, or by group name a number
             of channels or a share.
         ceilings: Largest widths, given in the same way.
@@ -104,10 +106,11 @@ def plan(
     selected = in_scope(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
     )
+    multiple = block_size(model.compute_dtype) if isinstance(round_to, str) else round_to
     limits = (
         width_limits(*pair, selected) for pair in (("floors", floors), ("ceilings", ceilings))
     )
-    search = WidthSearch(analysis, selected, target, value, allocation, round_to, *limits)
+    search = WidthSearch(analysis, selected, target, value, allocation, multiple, *limits)
     ranking = rank(analysis, selected, saliency, calibration, loss, seed)
     widths, found = search.widths(model, ranking)
     narrowed = [group for group in selected if widths[group.name] < group.channels]
@@ -118,6 +121,7 @@ def plan(
         *found,
         *_record("allocation", None if target == "width" else allocation),
         ("round_to", round_to),
+        *_record("block_size", multiple if round_to == "auto" else None),
         *_record("floors", floors),
         *_record("ceilings", ceilings),
         *selection_record(include=include, exclude=exclude, scope=scope),
@@ -186,5 +190,8 @@ def _loss_name(loss: Any) -> str:
 
 
 def _check_rounding(round_to: Any) -> None:
-    if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
-        raise ValueError(f"`round_to` must be a positive integer or None. Received: {round_to!r}")
+    whole = isinstance(round_to, int) and not isinstance(round_to, bool) and round_to >= 1
+    if not whole and round_to not in (None, "auto"):
+        raise ValueError(
+            f"`round_to` must be a positive integer, 'auto' or None. Received: {round_to!r}"
+        )

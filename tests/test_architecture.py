@@ -42,6 +42,7 @@ ORDER = (
         "benchmark_result",
         "benchmark",
         "layer_latency",
+        "block_size",
         "latency",
     ),
     *("targets", "planner", "sensitivity"),

@@ -8,7 +8,7 @@ import pytest
 from models import build, randomized
 
 import keras_branch_prune as kbp
-from keras_branch_prune import targets
+from keras_branch_prune import planner, targets
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.costs import graph_costs
 from keras_branch_prune.layer_latency import LayerLatencies
@@ -345,3 +345,19 @@ def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
 def test_bad_latencies(options, message):
     with pytest.raises(ValueError, match=message):
         kbp.Latency(**options)
+
+
+def test_automatic_rounding_takes_the_block_of_this_machine(monkeypatch):
+    asked = []
+    monkeypatch.setattr(planner, "block_size", lambda dtype: asked.append(dtype) or 32)
+    plan = kbp.plan(wide(), macs=0.4, round_to="auto")
+    assert asked == ["float32"]
+    assert {width % 32 for name, width in widths(plan).items() if name != "hidden"} == {0}
+    assert dict(plan.target)["round_to"] == "auto"
+    assert dict(plan.target)["block_size"] == 32
+    assert kbp.PruningPlan.from_json(plan.to_json()) == plan
+
+
+def test_rounding_to_truth_is_refused():
+    with pytest.raises(ValueError, match="`round_to` must be a positive .* Received: True"):
+        kbp.plan(build("mlp"), width=0.5, round_to=True)
