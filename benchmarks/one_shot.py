@@ -11,7 +11,6 @@ and a picture are written beside them.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 from absl import app, flags
+from fashion_mnist import FOLDER, Split, load_training_data
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -28,7 +28,7 @@ from keras_branch_prune.saliency import SALIENCIES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained model, a .keras file.", required=True)
-flags.DEFINE_string("data", "/usr/share/datasets/fashion-mnist", "Folder of the four .gz files.")
+flags.DEFINE_string("data", FOLDER, "Folder of the four .gz files.")
 flags.DEFINE_string("output", "runs/one_shot.json", "JSON file of results.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the calibration images.")
 flags.DEFINE_integer("samples", 2000, "Number of calibration images.")
@@ -44,24 +44,6 @@ _FITTINGS = {
     "full": kbp.Fitting(),
     "refined": kbp.Fitting(),
 }
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Returns the array in a packed IDX file."""
-    content = gzip.decompress(path.read_bytes())
-    rank = content[3]
-    shape = np.frombuffer(content, ">u4", rank, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-def load_data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images and labels for calibration (55,000) and for validation (5,000)."""
-    folder = Path(FLAGS.data)
-    images = read_idx(folder / "train-images-idx3-ubyte.gz")[..., None].astype(np.float32) / 255
-    labels = read_idx(folder / "train-labels-idx1-ubyte.gz").astype(np.int64)
-    order = np.random.default_rng(42).permutation(len(images))
-    train, validation = order[:55000], order[55000:]
-    return images[train], labels[train], images[validation], labels[validation]
 
 
 def make_plan(model: keras.Model, images: np.ndarray, labels: np.ndarray, case: dict) -> Any:
@@ -88,9 +70,9 @@ def run(model: keras.Model, plan: Any, images: np.ndarray, case: dict) -> keras.
     return kbp.merge(branched)
 
 
-def judged(model: keras.Model, compact: keras.Model, data: tuple, case: dict) -> dict:
+def judged(model: keras.Model, compact: keras.Model, data: Split, case: dict) -> dict:
     """Returns a case with the accuracy of the compact model and what is left of the original."""
-    _, _, validation, truth = data
+    validation, truth = data
     predicted = compact.predict(validation, batch_size=250, verbose=0).argmax(axis=-1)
     return {
         **case,
@@ -145,7 +127,8 @@ def draw(results: list[dict], path: Path) -> None:
 
 def main(_: list[str]) -> None:
     """Runs the cases that have no result yet and writes all."""
-    path, data = Path(FLAGS.output), load_data()
+    path = Path(FLAGS.output)
+    train, validation = load_training_data(FLAGS.data)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     model = kbp.load_model(FLAGS.model)
     axes = (FLAGS.targets, FLAGS.allocations, FLAGS.criteria, FLAGS.seeds)
@@ -156,11 +139,11 @@ def main(_: list[str]) -> None:
         missing = [case for case in cases if not any(case.items() <= r.items() for r in results)]
         if not missing:
             continue
-        chosen = np.random.default_rng(int(seed)).permutation(len(data[0]))[: FLAGS.samples]
-        images, labels = data[0][chosen], data[1][chosen]
+        chosen = np.random.default_rng(int(seed)).permutation(len(train[0]))[: FLAGS.samples]
+        images, labels = train[0][chosen], train[1][chosen]
         plan = make_plan(model, images, labels, case)
         for case in missing:
-            results.append(judged(model, run(model, plan, images, case), data, case))
+            results.append(judged(model, run(model, plan, images, case), validation, case))
             print(*case.values(), f"{results[-1]['accuracy']:.2f} %", flush=True)
             with kbp.atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,132 @@
+"""The whole way from a trained model to a compact one, in one call that can be resumed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_branch_prune.alpha import get_alpha
+from keras_branch_prune.backtracking import AlphaBacktracking
+from keras_branch_prune.branch import branch
+from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay, StopAtAlphaZero
+from keras_branch_prune.merge import merge
+from keras_branch_prune.plan import PruningPlan
+from keras_branch_prune.pruning_result import PruningResult, result_of
+from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
+from keras_branch_prune.refine import refine
+from keras_branch_prune.run_folder import RunFolder
+from keras_branch_prune.stages import finetuned, planned, run_settings, with_losses
+
+AnyAlphaCallback = AlphaCallback | AlphaBacktracking
+
+
+def prune(
+    model: keras.Model,
+    train: Any,
+    validation: Any = None,
+    *,
+    output_dir: str | os.PathLike[str],
+    alpha: AnyAlphaCallback | None = None,
+    recipe: Recipe | None = None,
+    test: Any = None,
+    compile: Compile | None = None,
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple,
+    verbose: Any = "auto",
+    **target: Any,
+) -> PruningResult:
+    """Prunes a trained model: plans, fits the branch, blends, merges, fine-tunes, exports, compares.
+
+    Killed at any moment and called again with the same arguments, it goes on where it was, from
+    the last whole epoch. A finished run is only loaded.
+
+    Args:
+        model: A trained functional or Sequential model; it is not changed.
+        train: Training data: `(inputs, targets)` or `(inputs, targets, sample_weights)` of arrays,
+            or a dataset that `fit` takes and that ends.
+        validation: Data of the same kind, by which every epoch is judged.
+        output_dir: Folder of this run.
+        alpha: The callback that lets α fall; `None`: `AlphaLinearDecay(5)`.
+        recipe: Epochs, learning rates, calibration, distillation; `None`: `Recipe()`.
+        test: Data of the same kind, on which the original and the compact model are evaluated once.
+        compile: Compiles the model it is given with a new optimizer, loss and metrics; `None`: as
+            `model` is compiled.
+        callbacks: Returns further callbacks, new ones for each of the two training stages.
+        verbose: As for `fit`.
+        **target: Arguments of `plan`, among them one of `width`, `params`, `macs`, `latency`; or
+            `plan=` with a finished one. `calibration` are training samples unless it is given.
+
+    Returns:
+        The compact model, and how it compares with the original.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, `model` is not compiled and there is no
+            `compile`, or `output_dir` was begun with other arguments.
+        RuntimeError: If α did not reach 0, or the loss became NaN or infinite. What was trained
+            stays in `output_dir`.
+
+    Example:
+        >>> result = prune(model, (x, y), (x_val, y_val), output_dir="runs/prune", macs=0.2)
+        >>> print(result)
+    """
+    recipe, alpha = recipe or Recipe(), AlphaLinearDecay(5) if alpha is None else alpha
+    if not isinstance(alpha, AnyAlphaCallback):
+        raise TypeError(
+            f"`alpha` must be an α callback such as `AlphaStepDecay(0.1)`. Received: {alpha!r}"
+        )
+    trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
+    run = RunFolder(output_dir, run_settings(model, recipe, target, alpha=_described(alpha)))
+    plan = planned(run, model, trainer, target)
+    start = functools.partial(_start, model, plan, trainer)
+    blend = functools.partial(_blend, run, start, model, trainer, alpha)
+    branched = run.stage("branched", blend)
+    run.stage("compact", functools.partial(finetuned, lambda: merge(branched), model, trainer))
+    return result_of(run, model, plan, ("branched", "compact"), trainer, test)
+
+
+def _start(model: keras.Model, plan: PruningPlan, trainer: Trainer, _: Path) -> keras.Model:
+    """Returns the branched model as blending begins with it."""
+    recipe, data = trainer.recipe, trainer.calibration()
+    branched = branch(model, plan, calibration=data, train_original=recipe.train_original)
+    if recipe.refine:
+        refine(branched, data, seed=recipe.seed)
+    return branched
+
+
+def _blend(
+    run: RunFolder,
+    start: Callable[[Path], keras.Model],
+    original: keras.Model,
+    trainer: Trainer,
+    alpha: AnyAlphaCallback,
+    backup: Path,
+) -> keras.Model:
+    """Returns the branched model after α has fallen to 0."""
+    branched, recipe = run.stage("start", start), trainer.recipe
+    trainer.fit(
+        with_losses(branched, original, recipe, recipe.matching),
+        backup,
+        epochs=recipe.blend_epochs,
+        learning_rate=trainer.blend_rate,
+        callbacks=[alpha, StopAtAlphaZero()],
+        finished=lambda: get_alpha(branched) == 0,
+    )
+    if get_alpha(branched) > 0:
+        raise RuntimeError(
+            f"α is still {get_alpha(branched):g} after at most {recipe.blend_epochs} epochs: allow "
+            "more `blend_epochs`, larger steps, or a larger fall of the metric, with another "
+            f"`output_dir` than '{run.folder}'."
+        )
+    return branched
+
+
+def _described(callback: keras.callbacks.Callback) -> str:
+    """Returns class and arguments of a callback that was not used yet."""
+    arguments = {k: v for k, v in vars(callback).items() if k[0] != "_" and v is not None}
+    listed = ", ".join(f"{name}={value!r}" for name, value in sorted(arguments.items()))
+    return f"{type(callback).__name__}({listed})"

@@ -1,0 +1,244 @@
+"""How a model is trained while it is pruned: the settings, and one training stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_branch_prune.alpha import number_up_to
+from keras_branch_prune.backup import EpochBackup
+from keras_branch_prune.divergence import StopOnNonFinite
+
+_BLEND_SHARE = 0.2
+
+Compile = Callable[[keras.Model], None]
+"""Compiles a model with a new optimizer, and the loss and metrics of all stages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How `prune` and the controls train; a value, so that runs with one recipe are comparable.
+
+    Args:
+        blend_epochs: The most epochs until α must be 0.
+        finetune_epochs: Epochs for the compact model.
+        learning_rate: The early learning rate, to which fine-tuning returns (it then falls to 0
+            along a cosine); `None`: the one that the model was compiled with, a schedule's at its
+            beginning.
+        blend_learning_rate: The learning rate while α falls; `None`: a fifth of `learning_rate`.
+        calibration_samples: Training samples to rank channels by and to fit the pruned branch on;
+            0: none, the branch begins as a selection of the original's channels.
+        refine: Whether to improve that fit by gradient descent, see `refine`.
+        train_original: Whether the original's layers are trained while α falls, or frozen.
+        distillation: Share of the loss that is the distance to the untouched original's outputs,
+            in [0, 1], in both stages.
+        temperature: Temperature of that distance.
+        matching: Weight of the distance between the branches at every blend.
+        batch_size: Samples per step, where arrays are given.
+        seed: Seed of the plan, of what is drawn for calibration, and of the order of arrays.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    blend_epochs: int = 50
+    finetune_epochs: int = 10
+    learning_rate: float | None = None
+    blend_learning_rate: float | None = None
+    calibration_samples: int = 1000
+    refine: bool = False
+    train_original: bool = True
+    distillation: float = 0.0
+    temperature: float = 4.0
+    matching: float = 0.0
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"blend_epochs": 1, "finetune_epochs": 0, "calibration_samples": 0}
+        for name, low in {**least, "batch_size": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(
+                    f"`{name}` must be an integer of at least {low}. Received: {value!r}"
+                )
+        for name in ("learning_rate", "blend_learning_rate", "temperature"):
+            value = getattr(self, name)
+            if (value is not None or name == "temperature") and not _positive(value):
+                raise ValueError(f"`{name}` must be a positive number. Received: {value!r}")
+        number_up_to("distillation", self.distillation, at_most=1)
+        number_up_to("matching", self.matching, at_most=math.inf)
+
+
+def _positive(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and 0 < float(value) < math.inf
+
+
+def compile_like(model: keras.Model) -> Compile:
+    """Returns what compiles other models as a model is compiled.
+
+    Raises:
+        ValueError: If the model is not compiled.
+    """
+    config = model.get_compile_config() if model.compiled else None
+    if not config or config.get("loss") is None:
+        raise ValueError(
+            "`model` must be compiled with a loss, with which it is trained on; or pass "
+            f"`compile=`. Received: '{model.name}', not compiled with one"
+        )
+
+    def compile_(other: keras.Model) -> None:
+        other.compile_from_config(config)
+
+    return compile_
+
+
+def _set_learning_rate(model: keras.Model, rate: float) -> None:
+    """Gives a model just compiled a constant learning rate; a schedule is replaced.
+
+    Raises:
+        TypeError: If the optimizer takes no constant.
+    """
+    try:
+        model.optimizer.learning_rate = rate
+    except TypeError:
+        config = model.optimizer.get_config()
+        if "learning_rate" not in config:
+            raise
+        model.optimizer = type(model.optimizer).from_config({**config, "learning_rate": rate})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """Trains models on the same data, each from where its backup is.
+
+    Args:
+        compile: Compiles a model.
+        train: `(inputs, targets)` or `(inputs, targets, sample_weights)` of arrays, or a dataset.
+        validation: The same for validation, or `None`.
+        recipe: How to train.
+        callbacks: Returns further callbacks, new ones for every stage.
+        verbose: As for `fit`.
+    """
+
+    compile: Compile
+    train: Any
+    validation: Any
+    recipe: Recipe
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
+    verbose: Any = "auto"
+
+    @functools.cached_property
+    def early_rate(self) -> float:
+        """The learning rate that fine-tuning begins with."""
+        if self.recipe.learning_rate is not None:
+            return self.recipe.learning_rate
+        probe = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        self.compile(probe)
+        return float(keras.ops.convert_to_numpy(probe.optimizer.learning_rate))
+
+    @property
+    def blend_rate(self) -> float:
+        """The learning rate while α falls."""
+        given = self.recipe.blend_learning_rate
+        return _BLEND_SHARE * self.early_rate if given is None else given
+
+    def fit(
+        self,
+        model: keras.Model,
+        backup: Path,
+        *,
+        epochs: int,
+        learning_rate: float,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        finished: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Trains a model in place.
+
+        Args:
+            model: The model; compiled anew.
+            backup: Folder of the backup.
+            epochs: Number of epochs in all.
+            learning_rate: The learning rate at the start.
+            callbacks: The callbacks of this stage, called before the others.
+            finished: Whether no more epochs are needed; asked after the backup was restored.
+
+        Raises:
+            RuntimeError: If the loss became NaN or infinite. The backup stays.
+        """
+        self.compile(model)
+        _set_learning_rate(model, learning_rate)
+        guard = StopOnNonFinite()
+        everything = [*callbacks, guard, *self.callbacks()]
+        keeper = EpochBackup(backup, everything)
+        done = keeper.restore(model)
+        if done >= epochs or finished():
+            return
+        keras.utils.set_random_seed(self.recipe.seed + done)
+        model.fit(
+            **self._arguments(self.train),
+            epochs=epochs,
+            initial_epoch=done,
+            validation_data=self.validation,
+            callbacks=[*everything, keeper],
+            verbose=self.verbose,
+        )
+        if guard.stopped_epoch is not None:
+            raise RuntimeError(
+                f"Training of '{model.name}' stopped: the loss was not finite in epoch "
+                f"{guard.stopped_epoch + 1}. What was good is in '{backup}'. Lower the learning "
+                "rate or take smaller steps of α, with another `output_dir`."
+            )
+
+    def evaluate(self, model: keras.Model, data: Any) -> dict[str, float]:
+        """Returns loss and metrics of a model, which is compiled for it."""
+        self.compile(model)
+        results = model.evaluate(**self._arguments(data), verbose=0, return_dict=True)
+        return {name: float(value) for name, value in results.items()}
+
+    def calibration(self) -> Any:
+        """Returns training samples for calibration, `(inputs, targets)`, or `None`.
+
+        Of arrays they are drawn without replacement, of a dataset they are the first ones.
+        """
+        count = self.recipe.calibration_samples
+        if not count:
+            return None
+        if not isinstance(self.train, tuple):
+            return _first(self.train, count)
+        samples = len(tree.flatten(self.train)[0])
+        rng = np.random.default_rng(self.recipe.seed)
+        chosen = np.sort(rng.permutation(samples)[:count])
+        return tree.map_structure(lambda array: np.asarray(array)[chosen], self.train[:2])
+
+    def _arguments(self, data: Any) -> dict[str, Any]:
+        """Returns the data as `fit` and `evaluate` take it."""
+        if not isinstance(data, tuple):
+            return {"x": data}
+        names = ("x", "y", "sample_weight")
+        return {**dict(zip(names, data, strict=False)), "batch_size": self.recipe.batch_size}
+
+
+def _first(dataset: Any, count: int) -> Any:
+    """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        dataset = (dataset[index] for index in range(dataset.num_batches or count))
+    found: list[Any] = []
+    samples = 0
+    for batch in dataset:
+        pair = batch[:2] if isinstance(batch, tuple) else (batch,)
+        found.append(tree.map_structure(keras.ops.convert_to_numpy, pair))
+        samples += len(tree.flatten(found[-1])[0])
+        if samples >= count:
+            break
+    return tree.map_structure(lambda *arrays: np.concatenate(arrays)[:count], *found)

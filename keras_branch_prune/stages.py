@@ -1,0 +1,104 @@
+"""What the pruning runs have in common: their settings, the plan, and training after pruning."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_branch_prune.distillation import Distiller
+from keras_branch_prune.learning_rates import RewindLearningRate
+from keras_branch_prune.plan import PruningPlan
+from keras_branch_prune.planner import plan
+from keras_branch_prune.recipe import Recipe, Trainer
+from keras_branch_prune.run_folder import RunFolder
+
+
+def run_settings(
+    model: keras.Model, recipe: Recipe, target: Mapping[str, Any], **others: Any
+) -> dict[str, Any]:
+    """Returns what the results of a run depend on, but for the data and the compilation."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    given = {name: _text(value) for name, value in target.items() if name != "calibration"}
+    original = f"{model.name}, weights {digest.hexdigest()[:16]}"
+    return {"model": original, **dataclasses.asdict(recipe), **given, **others}
+
+
+def _text(value: Any) -> str:
+    """Returns an argument as a text that is the same in every process."""
+    if isinstance(value, PruningPlan):
+        return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
+    return json.dumps(value, default=lambda leaf: getattr(leaf, "__name__", None) or repr(leaf))
+
+
+def planned(
+    run: RunFolder, model: keras.Model, trainer: Trainer, target: Mapping[str, Any]
+) -> PruningPlan:
+    """Returns the plan of a run, which is made once.
+
+    Args:
+        run: The folder of the run.
+        model: The model to prune.
+        trainer: Has the calibration data.
+        target: Arguments of `plan`, or a finished plan as "plan".
+    """
+    path = run.path("plan.json")
+    if not path.exists():
+        options = dict(target)
+        made = options.pop("plan", None)
+        if made is not None and options:
+            raise ValueError(
+                f"`plan` is finished; nothing else can be asked for. Received: {sorted(options)}"
+            )
+        if made is None:
+            calibration, seed = trainer.calibration(), trainer.recipe.seed
+            made = plan(model, **{"calibration": calibration, "seed": seed, **options})
+        made.save(path)
+    return PruningPlan.load(path)
+
+
+def finetuned(
+    make: Callable[[], keras.Model], original: keras.Model, trainer: Trainer, backup: Path
+) -> keras.Model:
+    """Returns a model after fine-tuning from the early learning rate, which falls to 0.
+
+    Args:
+        make: Returns the model to begin with.
+        original: The model that is distilled, if the recipe says so.
+        trainer: Trains.
+        backup: Folder of the backup.
+    """
+    model, epochs = make(), trainer.recipe.finetune_epochs
+    if epochs:
+        rate = trainer.early_rate
+        trainer.fit(
+            with_losses(model, original, trainer.recipe),
+            backup,
+            epochs=epochs,
+            learning_rate=rate,
+            callbacks=[RewindLearningRate(epochs, learning_rate=rate)],
+        )
+    return model
+
+
+def with_losses(
+    model: keras.Model, original: keras.Model, recipe: Recipe, matching: float = 0.0
+) -> keras.Model:
+    """Returns what trains a model with the further losses of a recipe: itself if there are none."""
+    if not recipe.distillation and not matching:
+        return model
+    return Distiller(
+        model,
+        original if recipe.distillation else None,
+        weight=recipe.distillation,
+        temperature=recipe.temperature,
+        matching=matching,
+    )

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_branch_prune as kbp
+from keras_branch_prune import recipe as recipe_module
+
+RECIPE = kbp.Recipe(
+    blend_epochs=6, finetune_epochs=3, learning_rate=0.02, calibration_samples=64, batch_size=16
+)
+SAME_PRECISION = {"rtol": 0, "atol": 1e-6}
+
+
+def data(samples=96, seed=0):
+    """Three classes of points, far from each other."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, samples)
+    centres = 2 * np.random.default_rng(99).normal(size=(3, 6, 6, 2))
+    images = centres[labels] + rng.normal(size=(samples, 6, 6, 2))
+    return images.astype(np.float32), labels
+
+
+TRAIN, VALIDATION, TEST = data(), data(48, 1), data(48, 2)
+
+
+@pytest.fixture(scope="module")
+def original():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(16, 3, use_bias=False, name="conv1"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(),
+            layers.Conv2D(12, 3, activation="relu", name="conv2"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="head"),
+        ],
+        name="tiny",
+    )
+    compile_(model)
+    model.fit(*TRAIN, epochs=8, batch_size=16, verbose=0)
+    return model
+
+
+def compile_(model, loss="sparse_categorical_crossentropy", **options):
+    if loss == "sparse_categorical_crossentropy":
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
+    model.compile(optimizer, loss, metrics=["accuracy"], **options)
+
+
+def prune(original, folder, **options):
+    options = {
+        "recipe": RECIPE,
+        "verbose": 0,
+        **({} if "plan" in options else {"width": 0.5}),
+        **options,
+    }
+    return kbp.prune(original, TRAIN, VALIDATION, output_dir=folder, **options)
+
+
+class Killed(BaseException):
+    """Ends a run like a signal: no `except Exception` sees it."""
+
+
+class KillAt(keras.callbacks.Callback):
+    """Ends the run at the end of the n-th epoch from now on, over all stages."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.left = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.left == 1 and batch == 2:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(original, tmp_path_factory):
+    return prune(original, tmp_path_factory.mktemp("undisturbed") / "run", test=TEST)
+
+
+def test_the_result_is_compact_and_as_good(original, undisturbed):
+    assert undisturbed.model.get_layer("conv1").filters == 8
+    assert undisturbed.model.get_layer("conv2").filters == 6
+    before, after = undisturbed.metrics["original"], undisturbed.metrics["compact"]
+    assert list(before) == list(after)
+    assert {"val_accuracy", "val_loss", "test_accuracy", "parameters", "macs"} <= set(before)
+    assert after["parameters"] == undisturbed.model.count_params()
+    assert after["macs"] < before["macs"]
+    assert after["val_accuracy"] >= before["val_accuracy"] - 0.1 > 0.8
+
+
+def test_the_metrics_are_those_of_the_models(original, undisturbed):
+    for name, model in (("original", original), ("compact", undisturbed.model)):
+        logits = model.predict(TEST[0], verbose=0)
+        accuracy = (logits.argmax(-1) == TEST[1]).mean()
+        assert undisturbed.metrics[name]["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_the_model_is_left_alone(original, tmp_path):
+    weights, optimizer = original.get_weights(), original.optimizer
+    prune(original, tmp_path / "run", recipe=dataclasses.replace(RECIPE, finetune_epochs=0))
+    assert original.optimizer is optimizer
+    for before, after in zip(weights, original.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_alpha_falls_in_the_first_stage_and_epochs_are_counted(undisturbed):
+    alphas = [row["alpha"] for row in undisturbed.history["branched"]]
+    assert alphas == [1.0, 0.8, 0.6, 0.4, 0.2]
+    assert [row["epoch"] for row in undisturbed.history["compact"]] == [0, 1, 2]
+    rates = [row["learning_rate"] for row in undisturbed.history["compact"]]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_folder_holds_everything(undisturbed):
+    names = {path.name for path in undisturbed.folder.iterdir()}
+    stages = {
+        f"{n}{s}" for n in ("start", "branched", "compact") for s in (".keras", ".history.json")
+    }
+    others = {"settings.json", "plan.json", "result.json", "table.txt", "compact_saved_model"}
+    assert names == stages | others
+    assert kbp.PruningPlan.load(undisturbed.folder / "plan.json") == undisturbed.plan
+    assert (undisturbed.folder / "table.txt").read_text() == f"{undisturbed}\n"
+    assert "val_accuracy" in str(undisturbed)
+    assert json.loads((undisturbed.folder / "settings.json").read_text())["batch_size"] == 16
+
+
+def test_a_finished_run_is_only_loaded(original, undisturbed, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
+    again = prune(original, undisturbed.folder, test=TEST)
+    assert again.metrics == undisturbed.metrics
+    assert again.history == undisturbed.history
+    for one, other in zip(again.model.get_weights(), undisturbed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 5, 6, 8])
+def test_what_was_killed_goes_on(original, undisturbed, tmp_path, epochs):
+    folder, killer = tmp_path / "run", KillAt(epochs)
+    with pytest.raises(Killed):
+        prune(original, folder, callbacks=lambda: [killer])
+    resumed = prune(original, folder)
+    assert resumed.plan == undisturbed.plan
+    for stage in ("branched", "compact"):
+        rows, expected = resumed.history[stage], undisturbed.history[stage]
+        assert [row["epoch"] for row in rows] == [row["epoch"] for row in expected]
+    alphas = [row["alpha"] for row in resumed.history["branched"]]
+    assert alphas == [row["alpha"] for row in undisturbed.history["branched"]]
+    rates = [row["learning_rate"] for row in resumed.history["compact"]]
+    assert rates == [row["learning_rate"] for row in undisturbed.history["compact"]]
+
+
+def test_other_arguments_need_another_folder(original, undisturbed):
+    with pytest.raises(ValueError, match=r"other settings \(width: '0.5' -> '0.25'\)"):
+        prune(original, undisturbed.folder, width=0.25)
+    with pytest.raises(ValueError, match="other settings .alpha: 'AlphaLinearDecay"):
+        prune(original, undisturbed.folder, alpha=kbp.AlphaStepDecay(0.5))
+    other = keras.models.clone_model(original)
+    compile_(other)
+    with pytest.raises(ValueError, match="other settings .model: 'tiny, weights"):
+        prune(other, undisturbed.folder)
+
+
+def test_datasets_do_as_well_as_arrays(original, tmp_path):
+    import tensorflow as tf
+
+    train = tf.data.Dataset.from_tensor_slices(TRAIN).batch(16)
+    validation = tf.data.Dataset.from_tensor_slices(VALIDATION).batch(16)
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
+    result = kbp.prune(
+        original,
+        train,
+        validation,
+        output_dir=tmp_path / "run",
+        recipe=recipe,
+        alpha=kbp.AlphaStepDecay(0.5),
+        macs=0.6,
+        verbose=0,
+    )
+    made = dict(result.plan.target)
+    assert made["calibration"].startswith("64 samples")
+    assert result.metrics["compact"]["macs"] <= 0.6 * result.metrics["original"]["macs"]
+
+
+def test_sample_weights_are_used(original, tmp_path):
+    nothing = np.zeros(len(TRAIN[1]), np.float32)
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
+    options = {"recipe": recipe, "width": 0.5, "verbose": 0, "alpha": kbp.AlphaStepDecay(1.0)}
+    result = kbp.prune(original, (*TRAIN, nothing), output_dir=tmp_path / "run", **options)
+    assert result.history["compact"][0]["loss"] == 0
+
+
+def test_distillation_and_matching_are_logged(original, tmp_path):
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=1, distillation=0.5, matching=0.1)
+    result = prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(0.5))
+    assert {"distillation_loss", "matching_loss"} <= set(result.history["branched"][0])
+    assert "distillation_loss" in result.history["compact"][0]
+    assert "matching_loss" not in result.history["compact"][0]
+
+
+def test_a_finished_plan_is_taken(original, tmp_path):
+    plan = kbp.plan(original, width={"conv1": 0.25})
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
+    alpha = kbp.AlphaStepDecay(1.0)
+    result = prune(original, tmp_path / "run", plan=plan, recipe=recipe, alpha=alpha)
+    assert result.plan == plan
+    with pytest.raises(ValueError, match=r"`plan` is finished; .* Received: \['macs'\]"):
+        prune(original, tmp_path / "other", plan=plan, macs=0.5)
+
+
+def test_alpha_must_reach_zero(original, tmp_path):
+    slow = dataclasses.replace(RECIPE, blend_epochs=2)
+    with pytest.raises(RuntimeError, match=r"α is still 0.6 after at most 2 epochs"):
+        prune(original, tmp_path / "run", recipe=slow)
+
+
+def test_a_diverging_run_stops_and_keeps_what_was_good(original, tmp_path):
+    wild = dataclasses.replace(RECIPE, blend_learning_rate=1e12)
+    with pytest.raises(RuntimeError, match="the loss was not finite in epoch 1"):
+        prune(original, tmp_path / "run", recipe=wild)
+    assert (tmp_path / "run" / "start.keras").exists()
+    assert not (tmp_path / "run" / "branched.keras").exists()
+
+
+def test_a_model_must_be_compiled(original, tmp_path):
+    bare = keras.models.clone_model(original)
+    with pytest.raises(ValueError, match="`model` must be compiled with a loss"):
+        prune(bare, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_can_be_given(original, tmp_path):
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
+    bare = keras.models.clone_model(original)
+    alpha = kbp.AlphaStepDecay(1.0)
+    prune(bare, tmp_path / "run", compile=compile_, recipe=recipe, alpha=alpha)
+
+
+def test_a_schedule_of_the_learning_rate_begins_anew(original):
+    model = keras.models.clone_model(original)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.1)
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    trainer = recipe_module.Trainer(recipe_module.compile_like(model), TRAIN, None, kbp.Recipe())
+    assert trainer.early_rate == pytest.approx(0.3)
+    assert trainer.blend_rate == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blend_epochs": 0}, "`blend_epochs` must be an integer of at least 1. Received: 0"),
+        ({"finetune_epochs": True}, "`finetune_epochs` must be an integer .* Received: True"),
+        ({"batch_size": 1.5}, "`batch_size` must be an integer of at least 1. Received: 1.5"),
+        ({"learning_rate": 0}, "`learning_rate` must be a positive number. Received: 0"),
+        ({"blend_learning_rate": float("nan")}, "`blend_learning_rate` must .* Received: nan"),
+        ({"temperature": None}, "`temperature` must be a positive number. Received: None"),
+        ({"distillation": 1.5}, r"`distillation` must be a number in \[0, 1\]"),
+        ({"matching": -1}, r"`matching` must be a number in \[0, inf\]"),
+    ],
+)
+def test_a_recipe_is_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        kbp.Recipe(**options)
+
+
+def test_alpha_must_be_a_callback(original, tmp_path):
+    with pytest.raises(TypeError, match="`alpha` must be an α callback .* Received: 0.1"):
+        prune(original, tmp_path / "run", alpha=0.1)
