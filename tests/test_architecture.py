@@ -32,7 +32,8 @@ ORDER = (
     *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
-    *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
+    *("arguments", "schedules", "monitors", "alpha", "refine"),
+    *("callbacks", "backup", "merge"),
     *(
         "explain",
         "fold",
