@@ -33,6 +33,7 @@ ORDER = (
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
     *("arguments", "schedules", "monitors", "alpha", "refine"),
+    *("snapshot", "divergence", "states"),
     *("callbacks", "backup", "merge"),
     *(
         "explain",
