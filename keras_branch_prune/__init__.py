@@ -3,6 +3,7 @@
 from keras_branch_prune import zoo
 from keras_branch_prune.alpha import get_alpha, set_alpha
 from keras_branch_prune.archive import ModelFileError
+from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.benchmark import benchmark
 from keras_branch_prune.benchmark_result import BenchmarkResult
@@ -56,6 +57,7 @@ from keras_branch_prune.worker import BenchmarkError
 
 __all__ = [
     "Alpha",
+    "AlphaBacktracking",
     "AlphaBlend",
     "AlphaCallback",
     "AlphaCosineDecay",

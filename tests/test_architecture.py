@@ -34,7 +34,7 @@ ORDER = (
     *("plan", "reconstruct", "branch"),
     *("arguments", "schedules", "monitors", "alpha", "refine"),
     *("snapshot", "divergence", "states"),
-    *("callbacks", "backup", "merge"),
+    *("callbacks", "backtracking", "backup", "merge"),
     *(
         "explain",
         "fold",
