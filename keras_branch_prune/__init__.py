@@ -26,6 +26,7 @@ from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
@@ -84,6 +85,7 @@ __all__ = [
     "GroupData",
     "GroupPlan",
     "GroupSensitivity",
+    "IncreaseLROnPlateau",
     "Latency",
     "LinearDecay",
     "LinearMap",
@@ -91,6 +93,7 @@ __all__ = [
     "MultiplicativeDecay",
     "PruningPlan",
     "Refinement",
+    "RewindLearningRate",
     "ScheduleType",
     "Sensitivity",
     "StepDecay",

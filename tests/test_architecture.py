@@ -34,7 +34,7 @@ ORDER = (
     *("plan", "reconstruct", "branch"),
     *("arguments", "schedules", "monitors", "alpha", "refine"),
     *("snapshot", "divergence", "states"),
-    *("callbacks", "backtracking", "backup", "merge"),
+    *("callbacks", "backtracking", "learning_rates", "backup", "merge"),
     *(
         "explain",
         "fold",
