@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +82,11 @@ def build_optimizer(model: keras.Model) -> None:
         ValueError: If the model is not compiled.
     """
     require_compiled(model)
-    if not model.optimizer.built:
+    if model.optimizer.built:
+        return
+    # With TensorFlow, variables must be created where those of the model were.
+    strategy = getattr(model, "distribute_strategy", None)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
         model.optimizer.build(model.trainable_variables)
 
 

@@ -242,3 +242,12 @@ def test_saving_an_epoch_again_keeps_the_backup(tmp_path):
     backup = kbp.EpochBackup(tmp_path)
     assert backup.restore(small_branched_model()) == 1
     assert backup.history == [{"epoch": 0, "loss": 0.5}]
+
+
+def test_history_of_a_training_that_began_later(tmp_path):
+    backup = kbp.EpochBackup(tmp_path)
+    backup.set_model(small_branched_model())
+    backup.on_epoch_end(5, {"loss": 0.5})
+    rows = [{"epoch": 5, "loss": 0.5}, {"epoch": 6, "loss": 0.4}]
+    (tmp_path / "history.json").write_text(json.dumps(rows))  # Killed before the weights.
+    assert backup.history == rows[:1]

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_models import assert_same_state, fit, plain_model, small_branched_model, weights_of
 
 import keras_branch_prune as kbp
@@ -78,3 +79,13 @@ def test_needs_a_compiled_model():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="plain")
     with pytest.raises(ValueError, match="`model` must be compiled. Received: 'plain', not compi"):
         take(model)
+
+
+def test_under_a_distribution_strategy():
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = plain_model(keras.optimizers.Adam())
+    snapshot = take(model)  # Outside of the scope, as in `fit`.
+    first = fit(model, [], 2)
+    snapshot.restore(model)
+    assert fit(model, [], 2) == first
