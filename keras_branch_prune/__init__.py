@@ -3,6 +3,7 @@
 from keras_branch_prune import zoo
 from keras_branch_prune.alpha import get_alpha, set_alpha
 from keras_branch_prune.archive import ModelFileError
+from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.benchmark import benchmark
 from keras_branch_prune.benchmark_result import BenchmarkResult
@@ -19,11 +20,13 @@ from keras_branch_prune.callbacks import (
     make_alpha_callback,
 )
 from keras_branch_prune.costs import count_macs, count_parameters
+from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
@@ -55,6 +58,7 @@ from keras_branch_prune.worker import BenchmarkError
 
 __all__ = [
     "Alpha",
+    "AlphaBacktracking",
     "AlphaBlend",
     "AlphaCallback",
     "AlphaCosineDecay",
@@ -81,6 +85,7 @@ __all__ = [
     "GroupData",
     "GroupPlan",
     "GroupSensitivity",
+    "IncreaseLROnPlateau",
     "Latency",
     "LinearDecay",
     "LinearMap",
@@ -88,10 +93,12 @@ __all__ = [
     "MultiplicativeDecay",
     "PruningPlan",
     "Refinement",
+    "RewindLearningRate",
     "ScheduleType",
     "Sensitivity",
     "StepDecay",
     "StopAtAlphaZero",
+    "StopOnNonFinite",
     "atomic_write",
     "benchmark",
     "branch",

@@ -55,6 +55,12 @@ def get_alpha(model: keras.Model) -> float:
     return alpha_of(alpha_layer(model))
 
 
+def find_alpha(model: keras.Model) -> float | None:
+    """Returns α of a branched model, None of a model that has no `Alpha` layer."""
+    branched = any(isinstance(layer, layers.Alpha) for layer in _flatten(model))
+    return get_alpha(model) if branched else None
+
+
 def set_alpha(model: keras.Model, value: float) -> None:
     """Sets α of a branched model, e.g. in a custom training loop.
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_branch_prune.divergence import has_diverged
 from keras_branch_prune.files import atomic_write
+from keras_branch_prune.snapshot import build_optimizer, require_compiled
+from keras_branch_prune.states import Stateful, read_states, write_states
 
 _WEIGHTS = "epoch-{:06d}.weights.h5"
 _WEIGHTS_PATTERN = re.compile(r"epoch-(\d{6})\.weights\.h5")
+_STATES = "epoch-{:06d}.callbacks.npz"
+_STATES_PATTERN = re.compile(r"epoch-(\d{6})\.callbacks\.npz")
 _HISTORY = "history.json"
 
 
@@ -22,14 +28,24 @@ class EpochBackup(keras.callbacks.Callback):
 
     Unlike `keras.callbacks.BackupAndRestore`, a backup is one file whose name holds the number of
     epochs done, put in place atomically: whenever the process is killed, the folder holds one whole
-    backup, and no epoch is lost or trained twice but the one under way. What α callbacks know is in
-    the weights; put this callback after them.
+    backup, and no epoch is lost or trained twice but the one under way. What the callbacks that
+    follow a schedule of α know is in the weights. Others, such as `AlphaBacktracking`, hold more;
+    name them as `callbacks`. Put this callback after all of them.
+
+    An epoch that ends with a NaN or infinite loss or trainable weight is not backed up: the last
+    good backup stays, and a resumed run trains that epoch again. Its logs are kept.
 
     The random states of `Dropout` and the like are not saved by Keras: with them, a resumed run is
     as good as an undisturbed one, but not identical.
 
     Args:
         folder: Where the backup is kept. It is not removed when training ends.
+        callbacks: Callbacks of the same `fit`. The state of those with `get_state` and `set_state`
+            is saved beside the weights and restored; others are passed over. Keras' own callbacks
+            have neither and begin anew.
+
+    Raises:
+        ValueError: If something else than callbacks is given.
 
     Example:
         >>> backup = keras_branch_prune.EpochBackup("output/backup")
@@ -37,19 +53,25 @@ class EpochBackup(keras.callbacks.Callback):
         ...              callbacks=[keras_branch_prune.AlphaStepDecay(0.1), backup])
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+    ):
         super().__init__()
         self.folder = Path(folder)
+        self.callbacks = tuple(callbacks)
+        wrong = [c for c in self.callbacks if not isinstance(c, keras.callbacks.Callback)]
+        if wrong:
+            raise ValueError(f"`callbacks` must be Keras callbacks. Received: {wrong[0]!r}")
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The logs of all epochs done, over all runs, each with its number as `epoch`."""
-        path = self.folder / _HISTORY
-        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        return rows[: self._epochs_done()]
+        return self._rows_before(self._epochs_done())
 
     def restore(self, model: keras.Model) -> int:
-        """Puts a model into the state of the backup, if there is one.
+        """Puts a model and the callbacks into the state of the backup, if there is one.
 
         Args:
             model: A compiled model of the same structure as the saved one.
@@ -58,32 +80,57 @@ class EpochBackup(keras.callbacks.Callback):
             The number of epochs done, for `fit(initial_epoch=…)`; 0 without a backup.
 
         Raises:
-            ValueError: If the model is not compiled, or the backup does not fit it.
+            ValueError: If the model is not compiled, or the backup does not fit it or the
+                callbacks.
         """
-        if not model.compiled:
-            raise ValueError(f"`model` must be compiled. Received: '{model.name}', not compiled")
+        require_compiled(model)
         epochs = self._epochs_done()
         if epochs:
-            model.optimizer.build(model.trainable_variables)
+            if self._stateful:
+                self._restore_callbacks(self.folder / _STATES.format(epochs))
+            build_optimizer(model)
             model.load_weights(self.folder / _WEIGHTS.format(epochs))
         return epochs
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves the history, then the weights, whose name makes the epoch count as done."""
+        """Saves history and callbacks, then the weights, whose name makes the epoch count."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        row = {"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}}
+        logs = logs or {}
+        row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
         with atomic_write(self.folder / _HISTORY) as temporary:
-            temporary.write_text(json.dumps([*self.history, row]), encoding="utf-8")
-        older = self._backups()
+            temporary.write_text(json.dumps([*self._rows_before(epoch), row]), encoding="utf-8")
+        if has_diverged(self.model, logs):
+            return
+        if self._stateful:
+            write_states(self.folder / _STATES.format(epoch + 1), self._stateful)
         with atomic_write(self.folder / _WEIGHTS.format(epoch + 1)) as temporary:
             self.model.save_weights(temporary)
-        for path in older.values():
-            path.unlink()
+        for pattern in (_WEIGHTS_PATTERN, _STATES_PATTERN):
+            for number, path in self._files(pattern).items():
+                if number != epoch + 1:
+                    path.unlink()
+
+    @property
+    def _stateful(self) -> list[Stateful]:
+        return [callback for callback in self.callbacks if isinstance(callback, Stateful)]
+
+    def _restore_callbacks(self, path: Path) -> None:
+        if not path.exists():
+            raise ValueError(
+                f"`callbacks` must be given when the backup is made, too: '{self.folder}' holds no "
+                f"state of callbacks. Received: {[type(c).__name__ for c in self._stateful]}"
+            )
+        read_states(path, self._stateful)
+
+    def _rows_before(self, epoch: int) -> list[dict[str, float]]:
+        path = self.folder / _HISTORY
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [row for row in rows if row["epoch"] < epoch]
 
     def _epochs_done(self) -> int:
-        return max(self._backups(), default=0)
+        return max(self._files(_WEIGHTS_PATTERN), default=0)
 
-    def _backups(self) -> dict[int, Path]:
+    def _files(self, pattern: re.Pattern[str]) -> dict[int, Path]:
         paths = self.folder.iterdir() if self.folder.exists() else ()
-        found = {path: _WEIGHTS_PATTERN.fullmatch(path.name) for path in paths}
+        found = {path: pattern.fullmatch(path.name) for path in paths}
         return {int(match[1]): path for path, match in found.items() if match}

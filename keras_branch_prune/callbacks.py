@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
-import re
-import warnings
 from typing import Any
 
 import keras
@@ -14,16 +11,8 @@ import numpy as np
 
 from keras_branch_prune import layers, schedules
 from keras_branch_prune.alpha import alpha_layer, alpha_of, get_alpha, number_up_to, value_of
-
-# Names of metrics, or their last words; a trailing number is Keras' mark of a repeated name.
-_MINIMISED = re.compile(
-    r"(^|_)(loss|error|crossentropy|divergence|poisson|hinge|logcosh|perplexity"
-    r"|mse|rmse|mae|mape|msle)(_\d+)?$"
-)
-_MAXIMISED = re.compile(
-    r"(^|_)(acc|accuracy|auc|precision|recall|f1_score|fbeta_score|r2_score|cosine_similarity"
-    r"|iou|io_u)(_\d+)?$"
-)
+from keras_branch_prune.arguments import require_integer
+from keras_branch_prune.monitors import direction, improves, report_missing
 
 
 class AlphaCallback(keras.callbacks.Callback):
@@ -79,8 +68,6 @@ class AlphaCallback(keras.callbacks.Callback):
             )
         if unit not in ("epoch", "batch"):
             raise ValueError(f"`unit` must be 'epoch' or 'batch'. Received: unit={unit!r}")
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: mode={mode!r}")
         if monitor is not None and (unit != "epoch" or every != 1):
             raise ValueError(
                 "`monitor` cannot be combined with `every` or `unit='batch'`: a step is due when "
@@ -88,11 +75,11 @@ class AlphaCallback(keras.callbacks.Callback):
                 f"Received: monitor={monitor!r}, every={every}, unit={unit!r}"
             )
         self.schedule = schedule
-        self.every = _integer("every", every, at_least=1)
+        self.every = require_integer("every", every, at_least=1)
         self.unit = unit
         self.monitor = monitor
-        self.patience = _integer("patience", patience, at_least=0)
-        self.mode = _direction(monitor) if monitor and mode == "auto" else mode
+        self.patience = require_integer("patience", patience, at_least=0)
+        self.mode = direction(monitor, mode)
         self.min_delta = number_up_to("min_delta", min_delta, at_most=math.inf)
         self.verbose = verbose
         self._first_batch = 0
@@ -147,10 +134,11 @@ class AlphaCallback(keras.callbacks.Callback):
 
     def _stalled(self, layer: layers.Alpha, logs: dict[str, Any]) -> bool:
         """Compares the metric with its best value at this α; returns whether a step is due."""
-        if self.monitor not in logs:
-            self._report_missing(logs)
+        monitor = str(self.monitor)
+        if monitor not in logs:
+            report_missing(monitor, logs, waiting="alpha")
             return False
-        current = float(logs[self.monitor])
+        current = float(logs[monitor])
         if improves(current, value_of(layer.best), self.mode, self.min_delta):
             layer.best.assign(current)
             layer.wait.assign(0)
@@ -158,21 +146,6 @@ class AlphaCallback(keras.callbacks.Callback):
         wait = int(value_of(layer.wait)) + 1
         layer.wait.assign(wait)
         return wait >= self.patience
-
-    def _report_missing(self, logs: dict[str, Any]) -> None:
-        available = sorted(set(logs) - {"alpha"})
-        validated = any(name.startswith("val_") for name in available)
-        if validated or not str(self.monitor).startswith("val_"):
-            raise ValueError(
-                f"`monitor` must be one of the logged metrics {available}. "
-                f"Received: monitor={self.monitor!r}"
-            )
-        warnings.warn(
-            f"alpha waits for monitor={self.monitor!r}, but this epoch had no validation: "
-            "pass `validation_data` to `fit` (expected with `validation_freq` > 1). "
-            f"Logged: {available}",
-            stacklevel=2,
-        )
 
     def _take_steps(self, layer: layers.Alpha, count: int) -> None:
         """Takes `count` steps down the schedule and forgets the best value of the metric."""
@@ -362,42 +335,3 @@ def make_alpha_callback(
         parameter = int(parameter)
     arguments = () if parameter is None else (parameter,)
     return _CALLBACKS[schedule](*arguments, **options)
-
-
-def improves(current: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
-    """Returns whether a metric's value is better than the best one so far.
-
-    Args:
-        current: The new value; NaN is never better.
-        best: The best value so far; NaN stands for none.
-        mode: `"min"` or `"max"`.
-        min_delta: Smallest change that counts.
-
-    Returns:
-        Whether `current` is better than `best` by more than `min_delta`.
-    """
-    if math.isnan(current) or math.isnan(best):
-        return not math.isnan(current)
-    # In float32, as `best` is stored: the same value again must not look like an improvement.
-    new, old, delta = np.float32(current), np.float32(best), np.float32(min_delta)
-    return bool(new + delta < old) if mode == "min" else bool(new - delta > old)
-
-
-def _direction(monitor: str) -> str:
-    name = monitor.removeprefix("val_")
-    if _MINIMISED.search(name):
-        return "min"
-    if _MAXIMISED.search(name):
-        return "max"
-    raise ValueError(
-        f"`mode` must be 'min' or 'max' for monitor={monitor!r}, whose name does not tell whether "
-        "it is to fall or to rise. Received: mode='auto'"
-    )
-
-
-def _integer(name: str, value: Any, at_least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {at_least}. Received: {name}={value!r}"
-        )
-    return int(value)

@@ -32,7 +32,9 @@ ORDER = (
     *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
-    *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
+    *("arguments", "schedules", "monitors", "alpha", "refine"),
+    *("snapshot", "divergence", "states"),
+    *("callbacks", "backtracking", "learning_rates", "backup", "merge"),
     *(
         "explain",
         "fold",

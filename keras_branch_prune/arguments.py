@@ -1,0 +1,24 @@
+"""Checks of numeric arguments. `schedules`, which stands alone, has its own."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+
+def require_number(name: str, value: Any, in_range: Callable[[Any], bool], expected: str) -> float:
+    """Returns `value` as a float, or raises `ValueError` unless it is a number in range."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not in_range(value):
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+    return float(value)
+
+
+def require_integer(name: str, value: Any, at_least: int) -> int:
+    """Returns `value` as an integer, or raises `ValueError` unless it is one in range."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {at_least}. Received: {name}={value!r}"
+        )
+    return int(value)

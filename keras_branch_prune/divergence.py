@@ -1,0 +1,114 @@
+"""Training that has diverged: NaN or infinite losses and weights."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_branch_prune.alpha import find_alpha
+from keras_branch_prune.graph import is_finite
+from keras_branch_prune.snapshot import Snapshot, take
+
+
+def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
+    """Returns whether the loss or a weight is NaN or infinite.
+
+    The loss alone does not tell: that of the last batch is computed before its update.
+
+    Args:
+        model: The model.
+        logs: The logs of an epoch; without a `"loss"`, only the weights count.
+
+    Returns:
+        Whether it is so; of the weights only the trainable ones are looked at.
+    """
+    return not (_has_finite_loss(logs) and _has_finite_weights(model))
+
+
+def _has_finite_loss(logs: Mapping[str, Any]) -> bool:
+    return math.isfinite(float(logs.get("loss", 0.0)))
+
+
+def _has_finite_weights(model: keras.Model) -> bool:
+    return all(is_finite(ops.convert_to_numpy(v)) for v in model.trainable_variables)
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training when it diverges, in the state of the last good epoch.
+
+    When the loss of a batch is NaN or infinite, the epoch is broken off; when that of an epoch or a
+    trainable weight is, the state at the end of the last good epoch is restored (weights, α,
+    statistics, seeds and optimizer; in the first epoch, the state at the beginning of `fit`),
+    training stops, and a warning says what to change. `keras.callbacks.TerminateOnNaN` leaves the
+    broken weights in the model.
+
+    Looking at the batches costs nothing: with TensorFlow their losses are numbers already when
+    callbacks see them, elsewhere a thread looks that nobody waits for. The state is copied to the
+    host's memory once per epoch. Put this callback after `AlphaBacktracking`, which takes a step
+    back instead as long as it can, and before `EpochBackup`, which keeps the last good backup.
+
+    Attributes:
+        stopped_epoch: The epoch, counted from 0, in which training diverged; None if it did not.
+
+    Example:
+        >>> guard = keras_branch_prune.StopOnNonFinite()
+        >>> branched.fit(train, epochs=20, callbacks=[AlphaStepDecay(0.1), guard])
+        >>> guard.stopped_epoch is None
+        True
+    """
+
+    async_safe = True
+    """Tells Keras that it need not wait for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped_epoch: int | None = None
+        self._last_good: Snapshot | None = None
+        self._broken_off = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Copies the state that training begins with."""
+        self.stopped_epoch = None
+        self._broken_off = False
+        self._last_good = take(self.model)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Breaks the epoch off when its loss is not finite."""
+        if not _has_finite_loss(logs or {}):
+            self._broken_off = True
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Copies the state if it is good, else restores the last good one and stops."""
+        logs = logs or {}
+        # What `AlphaBacktracking` has rolled back is good again, whatever the logs say.
+        rolled_back = bool(logs.get("alpha_rollback"))
+        if rolled_back or not (self._broken_off or has_diverged(self.model, logs)):
+            self._broken_off = False
+            self._last_good = take(self.model)
+            return
+        self._stop(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Frees the memory of the copy."""
+        self._last_good = None
+
+    def _stop(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        alpha = logs.get("alpha", find_alpha(self.model))
+        if self._last_good is not None:
+            self._last_good.restore(self.model)
+        self.stopped_epoch = epoch
+        self.model.stop_training = True
+        at_alpha = "" if alpha is None else f" at alpha {alpha:.6g}"
+        warnings.warn(
+            f"Training diverged in epoch {epoch + 1}{at_alpha}: its loss ({logs.get('loss')}) or a "
+            "weight is NaN or infinite. Training has stopped, and the model is in the state of the "
+            "last good epoch. Lower the learning rate, take smaller steps of alpha, or clip the "
+            "gradients (`clipnorm` of the optimizer).",
+            stacklevel=2,
+        )

@@ -1,0 +1,124 @@
+"""The state of a compiled model, copied and put back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Copies of all variables of a model and of its optimizer, made by `take`.
+
+    Args:
+        variables: Values of `model.variables`: weights, the state of α, statistics, random seeds.
+        optimizer: Values of `model.optimizer.variables`: moments, iterations, learning rate.
+    """
+
+    variables: tuple[np.ndarray, ...]
+    optimizer: tuple[np.ndarray, ...]
+
+    def restore(self, model: keras.Model) -> None:
+        """Puts a model into this state, also in the middle of `fit`; nothing is traced again.
+
+        Args:
+            model: A compiled model of the same structure as the one the snapshot was taken of.
+
+        Raises:
+            ValueError: If the model is not compiled, or its structure differs; it stays as it was.
+        """
+        build_optimizer(model)
+        pairs = [
+            *_paired("variables", model.variables, self.variables),
+            *_paired("optimizer.variables", model.optimizer.variables, self.optimizer),
+        ]
+        for variable, value in pairs:
+            variable.assign(value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the snapshot as a dict of lists of arrays."""
+        return {"variables": list(self.variables), "optimizer": list(self.optimizer)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Snapshot:
+        """Returns the snapshot that `get_state` describes."""
+        return cls(tuple(state["variables"]), tuple(state["optimizer"]))
+
+
+def take(model: keras.Model) -> Snapshot:
+    """Copies the state of a compiled model to the host's memory.
+
+    Args:
+        model: A built and compiled model. Its optimizer is built if it is not.
+
+    Returns:
+        The snapshot. It takes as much memory as the weights and the optimizer together.
+
+    Raises:
+        ValueError: If the model is not compiled.
+
+    Example:
+        >>> good = take(branched)
+        >>> branched.fit(train)
+        >>> good.restore(branched)
+    """
+    build_optimizer(model)
+    return Snapshot(_copies(model.variables), _copies(model.optimizer.variables))
+
+
+def build_optimizer(model: keras.Model) -> None:
+    """Creates the optimizer's variables if they are missing, as `fit` does in its first batch.
+
+    Args:
+        model: A compiled model.
+
+    Raises:
+        ValueError: If the model is not compiled.
+    """
+    require_compiled(model)
+    if model.optimizer.built:
+        return
+    # With TensorFlow, variables must be created where those of the model were.
+    strategy = getattr(model, "distribute_strategy", None)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+
+
+def require_compiled(model: keras.Model) -> None:
+    """Raises `ValueError` if a model is not compiled."""
+    if not model.compiled:
+        raise ValueError(f"`model` must be compiled. Received: '{model.name}', not compiled")
+
+
+def _copies(variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    # A copy for certain: the array of a variable may be the variable's own memory.
+    return tuple(np.array(ops.convert_to_numpy(variable)) for variable in variables)
+
+
+def _paired(
+    what: str, variables: Sequence[Any], values: Sequence[np.ndarray]
+) -> list[tuple[Any, np.ndarray]]:
+    """Pairs variables with their values, or raises `ValueError` where they do not fit."""
+    if len(variables) != len(values):
+        raise ValueError(
+            f"`model.{what}` must be the {len(values)} variables that the snapshot was taken of. "
+            f"Received: {len(variables)} variables"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        actual, expected = _described(variable), _described(value)
+        if actual != expected:
+            raise ValueError(
+                f"`model.{what}` must be as they were when the snapshot was taken. "
+                f"Received: '{variable.path}' of {actual}, taken as {expected}"
+            )
+    return list(zip(variables, values, strict=True))
+
+
+def _described(array: Any) -> str:
+    return f"shape {tuple(array.shape)} and {keras.backend.standardize_dtype(array.dtype)}"

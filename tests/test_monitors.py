@@ -1,0 +1,34 @@
+"""Metrics in logs: better, worse, missing."""
+
+import math
+
+import pytest
+
+from keras_branch_prune.monitors import direction, improves, report_missing
+
+
+def test_improves_needs_no_second_best():
+    assert improves(1.0, math.nan, "min")
+    assert not improves(math.nan, math.nan, "min")
+    assert not improves(math.nan, math.inf, "min")
+    assert improves(-math.inf, 0.0, "min")
+
+
+def test_direction():
+    assert direction("val_loss", "auto") == "min"
+    assert direction("val_loss", "max") == "max"
+    assert direction(None, "auto") == "auto"
+    with pytest.raises(ValueError, match="`mode` must be 'auto', 'min' or 'max'"):
+        direction(None, "up")
+    with pytest.raises(ValueError, match="whose name does not tell"):
+        direction("val_thing", "auto")
+
+
+def test_what_is_missing():
+    logs = {"loss": 1.0, "alpha": 1.0, "learning_rate": 0.1}
+    with pytest.warns(UserWarning, match=r"alpha waits for monitor='val_auc'.*Logged: \['loss'\]"):
+        report_missing("val_auc", logs, waiting="alpha")
+    with pytest.raises(ValueError, match=r"one of the logged metrics \['loss'\]\. Received"):
+        report_missing("auc", logs, waiting="alpha")
+    with pytest.raises(ValueError, match="one of the logged metrics"):
+        report_missing("val_auc", {**logs, "val_loss": 1.0}, waiting="alpha")
