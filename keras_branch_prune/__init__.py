@@ -28,6 +28,7 @@ from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
+from keras_branch_prune.rates import ScaledRates
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_sensitivity, plot_training
@@ -88,6 +89,7 @@ __all__ = [
     "MultiplicativeDecay",
     "PruningPlan",
     "Refinement",
+    "ScaledRates",
     "ScheduleType",
     "Sensitivity",
     "StepDecay",

@@ -32,7 +32,7 @@ ORDER = (
     *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
-    *("schedules", "alpha", "refine", "callbacks", "backup", "merge"),
+    *("schedules", "alpha", "refine", "callbacks", "backup", "rates", "merge"),
     *(
         "explain",
         "fold",
