@@ -19,6 +19,7 @@ from keras_branch_prune.callbacks import (
     make_alpha_callback,
 )
 from keras_branch_prune.costs import count_macs, count_parameters
+from keras_branch_prune.distillation import Distiller
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
@@ -73,6 +74,7 @@ __all__ = [
     "Channelwise",
     "Concatenation",
     "CosineDecay",
+    "Distiller",
     "Elementwise",
     "EpochBackup",
     "Explanation",

@@ -81,7 +81,7 @@ class AlphaBlend(keras.layers.Layer):
 
     Args:
         stochastic: Whether training takes, for each batch, either the original tensor (with
-            probability α) or the pruned one, instead of the mean of both that inference takes. Every
+            probability α) or the pruned one, instead of the mean that inference takes. Every
             blend draws for itself. At α = 1 and α = 0 nothing is left to chance.
         seed: Seed of the draws, an integer; None takes a random one.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -101,21 +101,20 @@ class AlphaBlend(keras.layers.Layer):
         return None if previous_mask is None else previous_mask[1]
 
     def call(self, inputs: Sequence[Any], training: bool = False) -> Any:
-        """Returns the blend of `inputs = [alpha, original, pruned]`, in the dtype of `original`."""
+        """Returns the blend of `inputs = [alpha, original, pruned]`, in their common dtype."""
         alpha, original, pruned = inputs
         if self._generator is not None and training:
             draw = keras.random.uniform((), dtype="float32", seed=self._generator)
             alpha = ops.cast(draw < alpha, "float32")
-        share = ops.cast(alpha, original.dtype)
-        rest = ops.cast(1.0 - alpha, original.dtype)
-        return share_of(original, share) + share_of(pruned, rest)
+        return ops.add(share_of(original, alpha), share_of(pruned, 1.0 - alpha))
 
     def compute_output_spec(
         self, inputs: Sequence[Any], training: bool = False
     ) -> keras.KerasTensor:
-        """Returns the spec of the original branch's tensor."""
-        _, original, _ = inputs
-        return keras.KerasTensor(original.shape, dtype=original.dtype)
+        """Returns the spec of the original branch's tensor, in the common dtype."""
+        _, original, pruned = inputs
+        dtype = keras.backend.result_type(original.dtype, pruned.dtype)
+        return keras.KerasTensor(original.shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the config of the layer."""
@@ -136,6 +135,7 @@ def check_stochastic(stochastic: Any, seed: Any) -> tuple[bool, int | None]:
 
 def share_of(tensor: Any, share: Any) -> Any:
     """Returns `share·tensor`, which is 0 at `share` = 0 even where the tensor is not finite."""
+    share = ops.cast(share, tensor.dtype)
     if keras.config.backend() == "tensorflow":
         # One pass over the tensor, forward and backward; a select would take another one each.
         return tf.math.multiply_no_nan(tensor, share)

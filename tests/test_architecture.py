@@ -32,7 +32,17 @@ ORDER = (
     *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
-    *("schedules", "alpha", "refine", "callbacks", "backup", "rates", "merge"),
+    *(
+        "schedules",
+        "alpha",
+        "refine",
+        "callbacks",
+        "backup",
+        "rates",
+        "soft_targets",
+        "distillation",
+        "merge",
+    ),
     *(
         "explain",
         "fold",
