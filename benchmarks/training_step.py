@@ -72,7 +72,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def compare_times(width: float, names: list[str], rounds: int) -> None:
-    """Prints the ratios of the cases' steps to the original's, and how often they were traced again."""
+    """Prints the ratios of the cases' steps to the original's, and how often they were retraced."""
     batch = make_batch(FLAGS.batch_size)
     cases = {name: make_case(name, width, FLAGS.plan_width) for name in ["original", *names]}
     times: dict[str, list[float]] = {name: [] for name in cases}
