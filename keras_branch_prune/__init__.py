@@ -19,7 +19,9 @@ from keras_branch_prune.callbacks import (
     StopAtAlphaZero,
     make_alpha_callback,
 )
+from keras_branch_prune.controls import standard_prune, train_from_scratch
 from keras_branch_prune.costs import count_macs, count_parameters
+from keras_branch_prune.distillation import Distiller
 from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
@@ -31,6 +33,10 @@ from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
+from keras_branch_prune.prune import prune
+from keras_branch_prune.pruning_result import PruningResult
+from keras_branch_prune.rates import ScaledRates
+from keras_branch_prune.recipe import Recipe
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_sensitivity, plot_training
@@ -76,6 +82,7 @@ __all__ = [
     "Channelwise",
     "Concatenation",
     "CosineDecay",
+    "Distiller",
     "Elementwise",
     "EpochBackup",
     "Explanation",
@@ -92,8 +99,11 @@ __all__ = [
     "ModelFileError",
     "MultiplicativeDecay",
     "PruningPlan",
+    "PruningResult",
+    "Recipe",
     "Refinement",
     "RewindLearningRate",
+    "ScaledRates",
     "ScheduleType",
     "Sensitivity",
     "StepDecay",
@@ -113,6 +123,7 @@ __all__ = [
     "plan",
     "plot_sensitivity",
     "plot_training",
+    "prune",
     "reconstruct",
     "refine",
     "register_rule",
@@ -120,5 +131,7 @@ __all__ = [
     "save_model",
     "sensitivity",
     "set_alpha",
+    "standard_prune",
+    "train_from_scratch",
     "zoo",
 ]

@@ -25,7 +25,13 @@ from keras import tree
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
-from keras_branch_prune.layers import PRUNED_SUFFIX, Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers import (
+    PRUNED_SUFFIX,
+    Alpha,
+    AlphaBlend,
+    ChannelMap,
+    check_stochastic,
+)
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
@@ -40,6 +46,8 @@ def branch(
     *,
     calibration: Any = None,
     train_original: bool = True,
+    stochastic: bool = False,
+    seed: int | None = None,
 ) -> keras.Model:
     """Puts a narrow parallel branch beside every region of a model that the plan narrows.
 
@@ -54,6 +62,9 @@ def branch(
             or a generator that ends; some hundred samples or more. No labels are needed.
         train_original: Whether the layers of the original model are trained too, or frozen until
             the merge.
+        stochastic: Whether every blend takes, in training, one of the branches for the whole batch,
+            the original one with probability α, instead of the mean of both (see `AlphaBlend`).
+        seed: Seed of these draws, an integer; None takes a random one.
 
     Returns:
         A new functional model with the inputs and outputs of `model`, not compiled, α = 1.
@@ -61,14 +72,17 @@ def branch(
     Raises:
         TypeError: If `model` is not a Keras model or `plan` not a plan.
         ValueError: If the plan was made for another model, or the model cannot be analysed or has
-            weights that are not finite, or the calibration data does not fit.
+            weights that are not finite, or the calibration data does not fit, or `stochastic` or
+            `seed` is of the wrong type.
     """
+    check_stochastic(stochastic, seed)
     graph = canonical(model)
     check_weights(graph)
     analysis = analyse(graph)
     check_plan(plan, analysis)
     frozen = [] if train_original else _trainable_layers(graph)
-    branched = _Brancher(analysis, plan.kept, frozen).build()
+    chance = {"stochastic": stochastic, "seed": seed}
+    branched = _Brancher(analysis, plan.kept, frozen, chance).build()
     if calibration is not None:
         reconstruct(branched, calibration)
     return branched
@@ -94,11 +108,13 @@ class _Track:
 class _Brancher:
     """Runs the original and the pruned branch through the graph side by side."""
 
-    def __init__(self, analysis: Analysis, kept: Kept, frozen: list[str]):
+    def __init__(self, analysis: Analysis, kept: Kept, frozen: list[str], chance: dict[str, Any]):
         self._analysis = analysis
         self._kept = kept
         self._builder = ModelBuilder(analysis.graph)
         self._frozen = set(frozen)
+        self._chance = chance
+        self._blends = 0
         alpha = Unit("alpha", Alpha, {"name": "alpha", "frozen": frozen})
         self._alpha = self._builder.apply(alpha, self._builder.inputs[0])
         self._units: dict[Any, Unit] = {}
@@ -207,7 +223,12 @@ class _Brancher:
 
     def _mix(self, call: Call, dtype: Any, original: Any, pruned: Any) -> Any:
         name = f"{call.unit.name}__blend"
-        blend = Unit(name, AlphaBlend, {"name": name, "dtype": dtype})
+        config = {"name": name, "dtype": dtype, **self._chance}
+        if config["seed"] is not None:
+            # Blends of one seed would all draw the same.
+            config["seed"] += self._blends
+        self._blends += 1
+        blend = Unit(name, AlphaBlend, config)
         return self._builder.apply(blend, [self._alpha, original, pruned])
 
 

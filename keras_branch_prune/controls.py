@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.alpha import set_alpha
+from keras_branch_prune.arguments import require_integer
 from keras_branch_prune.branch import branch
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import PruningPlan
@@ -71,8 +72,7 @@ def standard_prune(
             `compile`, or `output_dir` was begun with other arguments.
         RuntimeError: If the loss became NaN or infinite.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"`rounds` must be a positive integer. Received: {rounds!r}")
+    require_integer("rounds", rounds, at_least=1)
     recipe, target = recipe or Recipe(), {"saliency": "l1", **target}
     if "plan" in target:
         del target["saliency"]
@@ -130,8 +130,7 @@ def train_from_scratch(
             `compile`, or `output_dir` was begun with other arguments.
         RuntimeError: If the loss became NaN or infinite.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"`epochs` must be a positive integer. Received: {epochs!r}")
+    require_integer("epochs", epochs, at_least=1)
     recipe = dataclasses.replace(recipe or Recipe(), finetune_epochs=epochs)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
     run = RunFolder(output_dir, run_settings(model, recipe, target))

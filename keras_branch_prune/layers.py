@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 _PACKAGE = "keras_branch_prune"
+_MAP_WEIGHT = "keras_branch_prune_map"
 
 PRUNED_SUFFIX = "__pruned"
 """How the names of layers in the pruned branch end."""
@@ -72,30 +75,71 @@ class AlphaBlend(keras.layers.Layer):
     """Computes `α·original + (1 − α)·pruned`.
 
     Takes `[alpha, original, pruned]`: a scalar and two tensors of one shape. `1 − α` is computed in
-    float32 whatever the compute dtype is. At α = 0 the pruned tensor is selected, so that an
-    original branch that has diverged cannot reach the output (`0 · inf` would be NaN); its
-    gradients are not guarded.
+    float32 whatever the compute dtype is. A tensor whose share is 0 does not count, whatever is in
+    it, so that an original branch that has diverged cannot reach the output at α = 0 (`0 · inf`
+    would be NaN); the gradients inside the branch are not guarded.
+
+    Args:
+        stochastic: Whether training takes, for each batch, either the original tensor (with
+            probability α) or the pruned one, instead of the mean that inference takes. Every
+            blend draws for itself. At α = 1 and α = 0 nothing is left to chance.
+        seed: Seed of the draws, an integer; None takes a random one.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If `stochastic` is not a bool or `seed` not an integer.
     """
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, stochastic: bool = False, seed: int | None = None, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
+        self.stochastic, self.seed = check_stochastic(stochastic, seed)
+        self._generator = keras.random.SeedGenerator(seed) if stochastic else None
 
     def compute_mask(self, inputs: Sequence[Any], previous_mask: Any = None) -> Any:
         """Returns the Keras mask of the original branch's tensor."""
         return None if previous_mask is None else previous_mask[1]
 
-    def call(self, inputs: Sequence[Any]) -> Any:
-        """Returns the blend of `inputs = [alpha, original, pruned]`, in the dtype of `original`."""
+    def call(self, inputs: Sequence[Any], training: bool = False) -> Any:
+        """Returns the blend of `inputs = [alpha, original, pruned]`, in their common dtype."""
         alpha, original, pruned = inputs
-        share = ops.cast(alpha, original.dtype)
-        rest = ops.cast(1.0 - alpha, original.dtype)
-        return ops.where(alpha > 0, share * original + rest * pruned, pruned)
+        if self._generator is not None and training:
+            draw = keras.random.uniform((), dtype="float32", seed=self._generator)
+            alpha = ops.cast(draw < alpha, "float32")
+        return ops.add(share_of(original, alpha), share_of(pruned, 1.0 - alpha))
 
-    def compute_output_spec(self, inputs: Sequence[Any]) -> keras.KerasTensor:
-        """Returns the spec of the original branch's tensor."""
-        _, original, _ = inputs
-        return keras.KerasTensor(original.shape, dtype=original.dtype)
+    def compute_output_spec(
+        self, inputs: Sequence[Any], training: bool = False
+    ) -> keras.KerasTensor:
+        """Returns the spec of the original branch's tensor, in the common dtype."""
+        _, original, pruned = inputs
+        dtype = keras.backend.result_type(original.dtype, pruned.dtype)
+        return keras.KerasTensor(original.shape, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config of the layer."""
+        return {**super().get_config(), "stochastic": self.stochastic, "seed": self.seed}
+
+
+def check_stochastic(stochastic: Any, seed: Any) -> tuple[bool, int | None]:
+    """Returns the arguments of a stochastic blend, or raises `ValueError`."""
+    if not isinstance(stochastic, bool):
+        raise ValueError(f"`stochastic` must be a bool. Received: stochastic={stochastic!r}")
+    integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if seed is not None and not (integer and seed >= 0):
+        raise ValueError(
+            f"`seed` must be an integer of at least 0 or None. Received: seed={seed!r}"
+        )
+    return stochastic, None if seed is None else int(seed)
+
+
+def share_of(tensor: Any, share: Any) -> Any:
+    """Returns `share·tensor`, which is 0 at `share` = 0 even where the tensor is not finite."""
+    share = ops.cast(share, tensor.dtype)
+    if keras.config.backend() == "tensorflow":
+        # One pass over the tensor, forward and backward; a select would take another one each.
+        return tf.math.multiply_no_nan(tensor, share)
+    return ops.where(share > 0, share * tensor, ops.zeros_like(tensor))
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -146,6 +190,8 @@ class ChannelMap(keras.layers.Layer):
         if self.use_bias:
             outputs = sum(outputs for _, _, outputs in self.blocks)
             self.bias = self.add_weight(shape=(outputs,), initializer="zeros", name="bias")
+        for weight in self.weights:
+            setattr(weight, _MAP_WEIGHT, True)
 
     def call(self, inputs: Any) -> Any:
         """Maps a tensor with `sum(positions·inputs)` channels to `sum(positions·outputs)`."""
@@ -188,3 +234,9 @@ class ChannelMap(keras.layers.Layer):
         blocks = [list(block) for block in self.blocks]
         config = {"blocks": blocks, "axis": self.axis, "use_bias": self.use_bias}
         return {**super().get_config(), **config}
+
+
+def is_map_weight(variable: Any) -> bool:
+    """Returns whether a variable is a weight of a `ChannelMap`."""
+    # Names do not tell: the layer "reduce" of a nested model "block" is "block__reduce", too.
+    return getattr(variable, _MAP_WEIGHT, False)

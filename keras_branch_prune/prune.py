@@ -13,7 +13,7 @@ import keras
 from keras_branch_prune.alpha import get_alpha
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.branch import branch
-from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay, StopAtAlphaZero
+from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.pruning_result import PruningResult, result_of
@@ -39,7 +39,7 @@ def prune(
     verbose: Any = "auto",
     **target: Any,
 ) -> PruningResult:
-    """Prunes a trained model: plans, fits the branch, blends, merges, fine-tunes, exports, compares.
+    """Prunes a trained model: plans, fits, blends, merges, fine-tunes, exports and compares.
 
     Killed at any moment and called again with the same arguments, it goes on where it was, from
     the last whole epoch. A finished run is only loaded.
@@ -113,8 +113,8 @@ def _blend(
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
-        callbacks=[alpha, StopAtAlphaZero()],
-        finished=lambda: get_alpha(branched) == 0,
+        callbacks=[alpha, _StopWhenDone(alpha)],
+        finished=lambda: _is_done(alpha, branched),
     )
     if get_alpha(branched) > 0:
         raise RuntimeError(
@@ -123,6 +123,24 @@ def _blend(
             f"`output_dir` than '{run.folder}'."
         )
     return branched
+
+
+class _StopWhenDone(keras.callbacks.Callback):
+    """Ends training when α has reached 0 and, where steps are judged, has proved itself there."""
+
+    def __init__(self, alpha: AnyAlphaCallback):
+        super().__init__()
+        self._alpha = alpha
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops after the epoch at whose end that was so."""
+        if _is_done(self._alpha, self.model):
+            self.model.stop_training = True
+
+
+def _is_done(alpha: AnyAlphaCallback, model: keras.Model) -> bool:
+    judged = isinstance(alpha, AlphaBacktracking)
+    return alpha.finished if judged else get_alpha(model) == 0
 
 
 def _described(callback: keras.callbacks.Callback) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from keras import tree
 
 from keras_branch_prune.alpha import number_up_to
+from keras_branch_prune.arguments import require_integer, require_number
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.divergence import StopOnNonFinite
 
@@ -66,22 +66,13 @@ class Recipe:
     def __post_init__(self) -> None:
         least = {"blend_epochs": 1, "finetune_epochs": 0, "calibration_samples": 0}
         for name, low in {**least, "batch_size": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {low}. Received: {value!r}"
-                )
+            require_integer(name, getattr(self, name), at_least=low)
         for name in ("learning_rate", "blend_learning_rate", "temperature"):
             value = getattr(self, name)
-            if (value is not None or name == "temperature") and not _positive(value):
-                raise ValueError(f"`{name}` must be a positive number. Received: {value!r}")
+            if value is not None or name == "temperature":
+                require_number(name, value, lambda x: 0 < x < math.inf, "a positive number")
         number_up_to("distillation", self.distillation, at_most=1)
         number_up_to("matching", self.matching, at_most=math.inf)
-
-
-def _positive(value: Any) -> bool:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and 0 < float(value) < math.inf
 
 
 def compile_like(model: keras.Model) -> Compile:

@@ -34,7 +34,8 @@ ORDER = (
     *("plan", "reconstruct", "branch"),
     *("arguments", "schedules", "monitors", "alpha", "refine"),
     *("snapshot", "divergence", "states"),
-    *("callbacks", "backtracking", "learning_rates", "backup", "merge"),
+    *("callbacks", "backtracking", "learning_rates", "backup"),
+    *("rates", "soft_targets", "distillation", "merge"),
     *(
         "explain",
         "fold",
@@ -48,6 +49,7 @@ ORDER = (
         "latency",
     ),
     *("targets", "planner", "sensitivity"),
+    *("run_folder", "recipe", "stages", "pruning_result", "prune", "controls"),
     *("report", "zoo"),
 )
 

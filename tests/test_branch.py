@@ -92,6 +92,41 @@ def test_training_at_alpha_zero_leaves_the_merge_exact():
     assert error_between(result, kbp.merge(result)) <= 1e-5
 
 
+def test_stochastic_blends_draw_each_for_itself(tmp_path):
+    result = branched("conv_bn", stochastic=True, seed=5)
+    blends = [layer for layer in result.layers if isinstance(layer, kbp.AlphaBlend)]
+    assert [blend.seed for blend in blends] == [5, 6]
+    assert all(blend.stochastic for blend in blends)
+    plain = branched("conv_bn")
+    result.set_weights(plain.get_weights())
+    for alpha in (1.0, 0.5, 0.0):
+        kbp.set_alpha(result, alpha)
+        kbp.set_alpha(plain, alpha)
+        assert error_between(plain, result) == 0
+    result.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for blend in blends:
+        assert loaded.get_layer(blend.name).get_config() == blend.get_config()
+    compact = kbp.merge(loaded)
+    assert error_between(kbp.merge(plain), compact) == 0
+    assert not any(isinstance(layer, kbp.AlphaBlend) for layer in compact.layers)
+
+
+def test_stochastic_blends_train_to_alpha_zero():
+    result = branched("mlp", stochastic=True)
+    result.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    decay = kbp.AlphaStepDecay(0.5)
+    result.fit(rng.normal(size=(16, 6)), rng.normal(size=(16, 3)), 4, 3, 0, callbacks=[decay])
+    assert error_between(result, kbp.merge(result)) <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{"stochastic": "yes"}, {"seed": 1.5}])
+def test_wrong_chance(options):
+    with pytest.raises(ValueError, match=r"must be (a bool|an integer).*Received"):
+        branched("mlp", **options)
+
+
 def test_merge_refuses_alpha_above_zero():
     with pytest.raises(ValueError, match="must have α = 0 to be merged. Received: α = 1;"):
         kbp.merge(branched("mlp"))

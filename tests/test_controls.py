@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import keras
 import numpy as np
 import pytest
 from test_prune import RECIPE, TRAIN, VALIDATION, original  # noqa: F401  (a fixture)
@@ -60,12 +59,14 @@ def test_what_is_random_follows_from_the_seed(original):  # noqa: F811
 
 @pytest.mark.parametrize("rounds", [0, 1.5, True])
 def test_rounds_are_checked(original, tmp_path, rounds):  # noqa: F811
-    with pytest.raises(ValueError, match="`rounds` must be a positive integer"):
+    with pytest.raises(ValueError, match="`rounds` must be an integer of at least 1"):
         kbp.standard_prune(original, TRAIN, output_dir=tmp_path, rounds=rounds, width=0.5)
 
 
 def test_epochs_are_checked(original, tmp_path):  # noqa: F811
-    with pytest.raises(ValueError, match="`epochs` must be a positive integer. Received: 0"):
+    with pytest.raises(
+        ValueError, match="`epochs` must be an integer of at least 1. Received: epochs=0"
+    ):
         kbp.train_from_scratch(original, TRAIN, output_dir=tmp_path, epochs=0, width=0.5)
 
 

@@ -86,6 +86,71 @@ def test_blend_of_symbolic_tensors():
     assert (result.shape, result.dtype) == ((None, 4, 4, 3), "bfloat16")
 
 
+@pytest.mark.parametrize("diverged", [np.nan, np.inf, -np.inf])
+def test_a_diverged_pruned_branch_does_not_count_at_one(diverged):
+    original, pruned = random(2, 3), random(2, 3, seed=1)
+    pruned[0, 0] = diverged
+    np.testing.assert_array_equal(blend(np.float32(1), original, pruned), original)
+
+
+def test_blend_of_two_dtypes():
+    original, pruned = ops.cast(random(2, 3), "bfloat16"), random(2, 3, seed=1)
+    for alpha, expected in ((1, ops.cast(original, "float32")), (0, pruned)):
+        result = AlphaBlend()([ops.convert_to_tensor(float(alpha)), original, pruned])
+        np.testing.assert_array_equal(result, expected)
+    inputs = keras.Input((3,), dtype="bfloat16"), keras.Input((3,))
+    assert AlphaBlend()([Alpha()(inputs[1]), *inputs]).dtype == "float32"
+
+
+# AlphaBlend, stochastic
+
+
+def draws(layer, alpha, count=200, training=True):
+    """Returns the share of the original tensor in every call."""
+    inputs = [ops.convert_to_tensor(np.float32(alpha)), ops.ones((1, 1)), ops.zeros((1, 1))]
+    return [float(layer(inputs, training=training)[0, 0]) for _ in range(count)]
+
+
+def test_stochastic_blend_draws_one_branch():
+    shares = draws(AlphaBlend(stochastic=True, seed=3), 0.7)
+    assert set(shares) == {0.0, 1.0}
+    assert np.mean(shares) == pytest.approx(0.7, abs=0.1)
+
+
+def test_stochastic_blend_is_the_mean_in_inference():
+    assert set(draws(AlphaBlend(stochastic=True), 0.75, 3, training=False)) == {0.75}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_stochastic_blend_has_no_chance_at_the_ends(alpha):
+    assert set(draws(AlphaBlend(stochastic=True), alpha)) == {alpha}
+
+
+def test_stochastic_blend_is_seeded():
+    first, again, other = (draws(AlphaBlend(stochastic=True, seed=n), 0.5) for n in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_only_a_stochastic_blend_has_a_random_state():
+    assert not AlphaBlend(seed=1).variables
+    assert len(AlphaBlend(stochastic=True).variables) == 1
+    assert not AlphaBlend(stochastic=True).weights
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stochastic": 1}, "`stochastic` must be a bool. Received: stochastic=1"),
+        ({"seed": 0.5}, "`seed` must be an integer of at least 0 or None. Received: seed=0.5"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0 or None. Received: seed=-1"),
+    ],
+)
+def test_wrong_blend(options, message):
+    with pytest.raises(ValueError, match=message):
+        AlphaBlend(**options)
+
+
 # ChannelMap
 
 
