@@ -227,8 +227,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     def _smaller_step(self, failed: float) -> float:
         """Returns the step to try next, from the last good α, after the one to `failed`."""
-        # A last step is shorter than the step size; to shrink it, begin with its own length.
-        step = min(self._step, round(self._good_alpha - failed, 7)) * self.shrink
+        step = self._step * self.shrink
+        # The last step, to 0, is shorter than the step size: half of that may lead to 0 again.
         while step >= self.min_step and self._below(self._good_alpha, step) == failed:
             step *= self.shrink
         return step

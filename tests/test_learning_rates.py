@@ -96,6 +96,12 @@ def test_decays_to_a_rate_that_was_lowered_before_the_plateau():
     assert_rates(rates, [0.1, 0.01, 0.01, 1.0, 0.1, 0.01])
 
 
+def test_rising_again_while_it_falls_does_not_forget_a_lowered_rate():
+    callback = kbp.IncreaseLROnPlateau(patience=1, decay_epochs=2, cooldown=0)
+    rates = feed(callback, [2, 2, 2, 1, 0, 0], [SetRate(0, 0.01)])
+    assert_rates(rates, [0.1, 0.01, 1.0, 1.0, 0.1, 0.01])
+
+
 def test_decays_to_a_rate_that_was_lowered_meanwhile():
     callback = kbp.IncreaseLROnPlateau(patience=1, decay_epochs=3)
     rates = feed(callback, [2, 2, 1, 0.9, 0.5, 0.2], [SetRate(2, 0.02)])
