@@ -176,8 +176,11 @@ class Trainer:
         if done >= epochs or finished():
             return
         keras.utils.set_random_seed(self.recipe.seed + done)
+        # Of the kinds of data, Keras shuffles arrays and the batches of a PyDataset.
+        shuffled = isinstance(self.train, (tuple, keras.utils.PyDataset))
         model.fit(
             **self._arguments(self.train),
+            shuffle=shuffled,
             epochs=epochs,
             initial_epoch=done,
             validation_data=self.validation,

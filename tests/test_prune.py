@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 from keras import layers
 
 import keras_branch_prune as kbp
+from keras_branch_prune import pruning_result
 from keras_branch_prune import recipe as recipe_module
 
 RECIPE = kbp.Recipe(
@@ -56,6 +58,11 @@ def compile_(model, loss="sparse_categorical_crossentropy", **options):
     model.compile(optimizer, loss, metrics=["accuracy"], **options)
 
 
+def untrained(model):
+    """Returns a copy with random weights, not compiled."""
+    return type(model).from_config(model.get_config())
+
+
 def prune(original, folder, **options):
     options = {
         "recipe": RECIPE,
@@ -64,6 +71,14 @@ def prune(original, folder, **options):
         **options,
     }
     return kbp.prune(original, TRAIN, VALIDATION, output_dir=folder, **options)
+
+
+@pytest.fixture(autouse=True)
+def no_fresh_process(request, monkeypatch):
+    """Exports without a check in a fresh process, which takes seconds, but for one run."""
+    if "undisturbed" not in request.fixturenames:
+        quick = functools.partial(kbp.export_saved_model, verify=False)
+        monkeypatch.setattr(pruning_result, "export_saved_model", quick)
 
 
 class Killed(BaseException):
@@ -170,7 +185,7 @@ def test_other_arguments_need_another_folder(original, undisturbed):
         prune(original, undisturbed.folder, width=0.25)
     with pytest.raises(ValueError, match=r"other settings \(alpha: .AlphaLinearDecay"):
         prune(original, undisturbed.folder, alpha=kbp.AlphaStepDecay(0.5))
-    other = keras.models.clone_model(original)
+    other = untrained(original)
     compile_(other)
     with pytest.raises(ValueError, match=r"other settings \(model: .tiny, weights"):
         prune(other, undisturbed.folder)
@@ -231,14 +246,15 @@ def test_alpha_must_reach_zero(original, tmp_path):
 
 def test_a_diverging_run_stops_and_keeps_what_was_good(original, tmp_path):
     wild = dataclasses.replace(RECIPE, blend_learning_rate=1e12)
-    with pytest.raises(RuntimeError, match="the loss was not finite in epoch 1"):
+    diverged = pytest.warns(UserWarning, match="Training diverged in epoch 1")
+    with diverged, pytest.raises(RuntimeError, match="the loss was not finite in epoch 1"):
         prune(original, tmp_path / "run", recipe=wild)
     assert (tmp_path / "run" / "start.keras").exists()
     assert not (tmp_path / "run" / "branched.keras").exists()
 
 
 def test_a_model_must_be_compiled(original, tmp_path):
-    bare = keras.models.clone_model(original)
+    bare = untrained(original)
     with pytest.raises(ValueError, match="`model` must be compiled with a loss"):
         prune(bare, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -246,13 +262,13 @@ def test_a_model_must_be_compiled(original, tmp_path):
 
 def test_compiling_can_be_given(original, tmp_path):
     recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
-    bare = keras.models.clone_model(original)
+    bare = untrained(original)
     alpha = kbp.AlphaStepDecay(1.0)
     prune(bare, tmp_path / "run", compile=compile_, recipe=recipe, alpha=alpha)
 
 
 def test_a_schedule_of_the_learning_rate_begins_anew(original):
-    model = keras.models.clone_model(original)
+    model = untrained(original)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.1)
     model.compile(keras.optimizers.SGD(schedule), "mse")
     trainer = recipe_module.Trainer(recipe_module.compile_like(model), TRAIN, None, kbp.Recipe())
