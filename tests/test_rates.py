@@ -100,6 +100,15 @@ def test_factors_of_one_change_nothing():
         np.testing.assert_array_equal(wrapped[path], update, err_msg=path)
 
 
+def test_a_factor_of_one_is_exact():
+    old = 1000 * np.random.default_rng(0).normal(size=100).astype("float32")
+    variables = keras.Variable(old), keras.Variable(old)
+    optimizers = kbp.ScaledRates(keras.optimizers.SGD(1.0)), keras.optimizers.SGD(1.0)
+    for optimizer, variable in zip(optimizers, variables, strict=True):
+        optimizer.apply([0.999 * old], [variable])
+    np.testing.assert_array_equal(*variables)
+
+
 def test_zero_freezes_without_retracing():
     model, traces = branched_model(), []
 
