@@ -17,6 +17,7 @@ from keras_branch_prune.alpha import number_up_to
 from keras_branch_prune.arguments import require_integer, require_number
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.divergence import StopOnNonFinite
+from keras_branch_prune.shuffled import ShuffledArrays
 
 _BLEND_SHARE = 0.2
 
@@ -176,14 +177,13 @@ class Trainer:
         if done >= epochs or finished():
             return
         keras.utils.set_random_seed(self.recipe.seed + done)
-        # Of the kinds of data, Keras shuffles arrays and the batches of a PyDataset.
-        shuffled = isinstance(self.train, (tuple, keras.utils.PyDataset))
         model.fit(
-            **self._arguments(self.train),
-            shuffle=shuffled,
+            self._shuffled(done),
+            shuffle=isinstance(self.train, keras.utils.PyDataset),
             epochs=epochs,
             initial_epoch=done,
             validation_data=self.validation,
+            validation_batch_size=self._batch_size(self.validation),
             callbacks=[*everything, keeper],
             verbose=self.verbose,
         )
@@ -197,7 +197,10 @@ class Trainer:
     def evaluate(self, model: keras.Model, data: Any) -> dict[str, float]:
         """Returns loss and metrics of a model, which is compiled for it."""
         self.compile(model)
-        results = model.evaluate(**self._arguments(data), verbose=0, return_dict=True)
+        arrays = data if isinstance(data, tuple) else (data,)
+        named = dict(zip(("x", "y", "sample_weight"), arrays, strict=False))
+        size = self._batch_size(data)
+        results = model.evaluate(**named, batch_size=size, verbose=0, return_dict=True)
         return {name: float(value) for name, value in results.items()}
 
     def calibration(self) -> Any:
@@ -215,12 +218,15 @@ class Trainer:
         chosen = np.sort(rng.permutation(samples)[:count])
         return tree.map_structure(lambda array: np.asarray(array)[chosen], self.train[:2])
 
-    def _arguments(self, data: Any) -> dict[str, Any]:
-        """Returns the data as `fit` and `evaluate` take it."""
-        if not isinstance(data, tuple):
-            return {"x": data}
-        names = ("x", "y", "sample_weight")
-        return {**dict(zip(names, data, strict=False)), "batch_size": self.recipe.batch_size}
+    def _shuffled(self, epoch: int) -> Any:
+        """Returns the training data from an epoch on."""
+        if not isinstance(self.train, tuple):
+            return self.train
+        return ShuffledArrays(self.train, self.recipe.batch_size, self.recipe.seed, epoch)
+
+    def _batch_size(self, data: Any) -> int | None:
+        """Returns the batch size that data needs to be told."""
+        return self.recipe.batch_size if isinstance(data, tuple) else None
 
 
 def _first(dataset: Any, count: int) -> Any:

@@ -49,7 +49,7 @@ ORDER = (
         "latency",
     ),
     *("targets", "planner", "sensitivity"),
-    *("run_folder", "recipe", "stages", "pruning_result", "prune", "controls"),
+    *("run_folder", "shuffled", "recipe", "stages", "pruning_result", "prune", "controls"),
     *("report", "zoo"),
 )
 

@@ -1,0 +1,55 @@
+"""Arrays in an order that depends on the seed and the epoch only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+
+class ShuffledArrays(keras.utils.PyDataset):
+    """Batches of arrays, shuffled anew for every epoch.
+
+    Unlike with `fit(shuffle=True)`, whose order also depends on how many epochs this process has
+    trained, a resumed training sees the samples in the order of an undisturbed one.
+
+    Args:
+        arrays: `(inputs, targets)` or `(inputs, targets, sample_weights)`, each an array of shape
+            `(samples, …)` or a structure of such.
+        batch_size: Samples per batch; the last batch may be smaller.
+        seed: Seed of the order.
+        epoch: The epoch to begin with, counted from 0.
+
+    Raises:
+        ValueError: If the numbers of samples differ, or are 0.
+    """
+
+    def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int = 0, epoch: int = 0):
+        super().__init__()
+        self._arrays = tree.map_structure(np.asarray, arrays)
+        counts = [len(array) for array in tree.flatten(self._arrays)]
+        if len(set(counts)) != 1 or not counts[0]:
+            raise ValueError(
+                "`train` must have as many samples in every array, one at least. "
+                f"Received: {counts}"
+            )
+        self._samples, self._batch_size, self._seed = counts[0], batch_size, seed
+        self._epoch = epoch
+        self._order = self._shuffle()
+
+    def __len__(self) -> int:
+        return -(-self._samples // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        return tree.map_structure(lambda array: array[chosen], self._arrays)
+
+    def on_epoch_end(self) -> None:
+        """Shuffles for the next epoch."""
+        self._epoch += 1
+        self._order = self._shuffle()
+
+    def _shuffle(self) -> np.ndarray:
+        return np.random.default_rng((self._seed, self._epoch)).permutation(self._samples)
