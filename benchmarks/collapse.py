@@ -72,21 +72,31 @@ def with_random_maps(original: keras.Model, seed: int) -> keras.Model:
     return branched
 
 
-def run(original: keras.Model, train: Split, validation: Split, method: str, seed: int) -> dict:
+def make_callback(method: str, accuracy: float) -> keras.callbacks.Callback:
+    """Returns what lets α fall; `accuracy` is the original's, on the validation images."""
+    if method == "step":
+        return kbp.AlphaStepDecay(0.1, verbose=1)
+    return kbp.AlphaBacktracking(
+        0.1, reference=accuracy, max_drop=FLAGS.max_drop, patience=FLAGS.patience, verbose=1
+    )
+
+
+def run(
+    original: keras.Model,
+    train: Split,
+    validation: Split,
+    callback: keras.callbacks.Callback,
+    seed: int,
+) -> dict:
     """Lets α fall in one way; returns the logs."""
     keras.utils.set_random_seed(seed)
     branched = with_random_maps(original, seed)
     compile_(branched, FLAGS.learning_rate)
-    callback = kbp.AlphaStepDecay(0.1, verbose=1)
-    if method == "backtracking":
-        callback = kbp.AlphaBacktracking(
-            0.1, max_drop=FLAGS.max_drop, patience=FLAGS.patience, verbose=1
-        )
     options = {"epochs": FLAGS.epochs, "batch_size": 64, "verbose": 2}
     logs = branched.fit(*train, validation_data=validation, callbacks=[callback], **options)
     alpha = kbp.get_alpha(branched)
     history = {name: [float(x) for x in values] for name, values in logs.history.items()}
-    return {"method": method, "seed": seed, "final_alpha": alpha, "history": history}
+    return {"seed": seed, "final_alpha": alpha, "history": history}
 
 
 def draw(results: list[dict], accuracy: float, path: Path) -> None:
@@ -120,7 +130,9 @@ def main(_: list[str]) -> None:
     for seed in map(int, FLAGS.seeds):
         for method in FLAGS.methods:
             if not any((r["method"], r["seed"]) == (method, seed) for r in results):
-                results.append(run(original, train, validation, method, seed))
+                callback = make_callback(method, accuracy)
+                outcome = run(original, train, validation, callback, seed)
+                results.append({"method": method, **outcome})
                 text = json.dumps({"original": accuracy, "results": results}, indent=1)
                 with kbp.atomic_write(path) as temporary:
                     temporary.write_text(text + "\n", encoding="utf-8")
