@@ -66,7 +66,7 @@ def allocate(
         raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
     choices = width_choices(groups, round_to, floors, ceilings, unrounded)
     curves = error_curves(choices, errors) if allocation == "global" else {}
-    _check_reachable(model, choices, share)
+    check_reachable(model, choices, share)
     target = share * model.whole
     widths = {choice.name: choice.highest for choice in choices}
     if model.cost(widths) <= target:
@@ -83,7 +83,8 @@ def check_share(argument: str, share: Any) -> None:
         raise ValueError(f"`{argument}` must be a number in (0, 1). Received: {share!r}")
 
 
-def _check_reachable(model: CostModel, choices: Sequence[WidthChoices], share: float) -> None:
+def check_reachable(model: CostModel, choices: Sequence[WidthChoices], share: float) -> None:
+    """Raises `ValueError`, with what can be reached, if the smallest widths cost more than that."""
     floor = model.cost({choice.name: choice.lowest for choice in choices})
     if floor > share * model.whole:
         # Rounded up, so that the number in the message can be reached.

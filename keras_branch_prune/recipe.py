@@ -121,6 +121,10 @@ class Trainer:
         recipe: How to train.
         callbacks: Returns further callbacks, new ones for every stage.
         verbose: As for `fit`.
+
+    Raises:
+        TypeError: If the data is not of that kind.
+        ValueError: If a dataset has no end.
     """
 
     compile: Compile
@@ -129,6 +133,11 @@ class Trainer:
     recipe: Recipe
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
     verbose: Any = "auto"
+
+    def __post_init__(self) -> None:
+        _check_data("train", self.train)
+        if self.validation is not None:
+            _check_data("validation", self.validation)
 
     @functools.cached_property
     def early_rate(self) -> float:
@@ -229,10 +238,24 @@ class Trainer:
         return self.recipe.batch_size if isinstance(data, tuple) else None
 
 
+def _check_data(name: str, data: Any) -> None:
+    """Raises unless data can be read again for every epoch."""
+    dataset = isinstance(data, keras.utils.PyDataset) or hasattr(data, "cardinality")
+    if not dataset and not (isinstance(data, tuple) and len(data) in (2, 3)):
+        raise TypeError(
+            f"`{name}` must be (inputs, targets) or (inputs, targets, sample_weights) of arrays, "
+            "a `tf.data.Dataset` or a `keras.utils.PyDataset`. "
+            f"Received: {type(data).__name__}"
+        )
+    infinite = data.num_batches is None if isinstance(data, keras.utils.PyDataset) else False
+    if infinite or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
+        raise ValueError(f"`{name}` must be a dataset that ends. Received: an infinite one")
+
+
 def _first(dataset: Any, count: int) -> Any:
     """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
     if isinstance(dataset, keras.utils.PyDataset):
-        dataset = (dataset[index] for index in range(dataset.num_batches or count))
+        dataset = (dataset[index] for index in range(dataset.num_batches))
     found: list[Any] = []
     samples = 0
     for batch in dataset:

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_share
+from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_reachable, check_share
 from keras_branch_prune.canonical import fuse
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph import build_model
@@ -123,8 +123,8 @@ class WidthSearch:
         ceilings: Largest widths by group.
 
     Raises:
-        ValueError: If an argument is out of its range, names a wrong group, or limits contradict
-            each other.
+        ValueError: If an argument is out of its range, names a wrong group, limits contradict each
+            other, or parameters or MACs cannot become as few.
     """
 
     analysis: Analysis
@@ -143,7 +143,9 @@ class WidthSearch:
             )
         if isinstance(self.value, Mapping):
             _check_ratios(self.value, self.analysis, self.groups)
-        self._choices()
+        choices = self._choices()
+        if self.target in ("params", "macs"):
+            check_reachable(CostModel(self.analysis, self.target), choices, self.value)
 
     def widths(self, model: keras.Model, ranking: Ranking) -> tuple[dict[str, int], Record]:
         """Returns the width of every group, and what else was found out.

@@ -72,6 +72,8 @@ def test_there_is_one_target(options, received):
         ({"width": 0.5, "ceilings": {"head": 0.5}}, r"`ceilings` must name .* \['head'\]"),
         ({"macs": 0.5, "floors": {"no": 1}}, r"`floors` must name selected .* \['no'\]"),
         ({"macs": 0.5, "floors": 0.75, "ceilings": 0.5}, "must leave a width for group 'conv1'"),
+        ({"macs": 1e-9}, r"`macs` must be at least 0\.\d{4}: .* Received: 1e-09"),
+        ({"params": 0.5, "floors": 1.0}, "`params` must be at least 1.0000"),
     ],
 )
 def test_bad_arguments_are_found_before_data_is_read(options, message):

@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_branch_prune as kbp
@@ -192,8 +193,6 @@ def test_other_arguments_need_another_folder(original, undisturbed):
 
 
 def test_datasets_do_as_well_as_arrays(original, tmp_path):
-    import tensorflow as tf
-
     train = tf.data.Dataset.from_tensor_slices(TRAIN).batch(16)
     validation = tf.data.Dataset.from_tensor_slices(VALIDATION).batch(16)
     recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
@@ -312,3 +311,30 @@ def test_a_recipe_is_checked(options, message):
 def test_alpha_must_be_a_callback(original, tmp_path):
     with pytest.raises(TypeError, match="`alpha` must be an α callback .* Received: 0.1"):
         prune(original, tmp_path / "run", alpha=0.1)
+
+
+class Endless(keras.utils.PyDataset):
+    """Has no `__len__`, as Keras has it for datasets without end."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return TRAIN
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (TRAIN[0], TypeError, "Received: ndarray"),
+        ((TRAIN[0],), TypeError, "Received: tuple"),
+        ((batch for batch in [TRAIN]), TypeError, "Received: generator"),
+        (tf.data.Dataset.from_tensors(TRAIN).repeat(), ValueError, "must be a dataset that ends"),
+        (Endless(), ValueError, "must be a dataset that ends"),
+    ],
+)
+def test_data_must_be_readable_again(original, tmp_path, name, value, error, message):
+    given = {"train": TRAIN, "validation": VALIDATION, name: value}
+    with pytest.raises(error, match=f"`{name}` .*{message}"):
+        kbp.prune(original, **given, output_dir=tmp_path / "run", width=0.5)
+    assert not (tmp_path / "run").exists()
