@@ -61,7 +61,7 @@ def refine(
     branched: keras.Model,
     data: Any,
     *,
-    epochs: int = 5,
+    epochs: int = 10,
     learning_rate: float = 1e-3,
     batch_size: int = 50,
     seed: int = 0,
