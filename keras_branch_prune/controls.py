@@ -23,7 +23,7 @@ from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
 from keras_branch_prune.run_folder import RunFolder
 from keras_branch_prune.saliency import SALIENCIES
-from keras_branch_prune.stages import finetuned, planned, run_settings
+from keras_branch_prune.stages import calibration_data, finetuned, planned, run_settings
 
 Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]
 
@@ -158,7 +158,7 @@ def _narrowed(
     """Returns a model without its weakest channels."""
     options: dict[str, Any] = {"saliency": saliency, "seed": trainer.recipe.seed}
     if SALIENCIES[saliency].needs != "weights":
-        options["calibration"] = target.get("calibration", trainer.calibration())
+        options["calibration"] = calibration_data(trainer, target)
     if SALIENCIES[saliency].needs == "loss":
         options["loss"] = target["loss"]
     return _compact(model, make_plan(model, width=1.0, ceilings=widths, **options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,13 @@ from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
 from keras_branch_prune.refine import refine
 from keras_branch_prune.run_folder import RunFolder
-from keras_branch_prune.stages import finetuned, planned, run_settings, with_losses
+from keras_branch_prune.stages import (
+    calibration_data,
+    finetuned,
+    planned,
+    run_settings,
+    with_losses,
+)
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking
 
@@ -58,7 +64,8 @@ def prune(
         callbacks: Returns further callbacks, new ones for each of the two training stages.
         verbose: As for `fit`.
         **target: Arguments of `plan`, among them one of `width`, `params`, `macs`, `latency`; or
-            `plan=` with a finished one. `calibration` are training samples unless it is given.
+            `plan=` with a finished one. `calibration`, by which channels are ranked and the branch
+            is fitted, are training samples unless it is given.
 
     Returns:
         The compact model, and how it compares with the original.
@@ -82,16 +89,18 @@ def prune(
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
     run = RunFolder(output_dir, run_settings(model, recipe, target, alpha=_described(alpha)))
     plan = planned(run, model, trainer, target)
-    start = functools.partial(_start, model, plan, trainer)
+    start = functools.partial(_start, model, plan, trainer, target)
     blend = functools.partial(_blend, run, start, model, trainer, alpha)
     branched = run.stage("branched", blend)
     run.stage("compact", functools.partial(finetuned, lambda: merge(branched), model, trainer))
     return result_of(run, model, plan, ("branched", "compact"), trainer, test)
 
 
-def _start(model: keras.Model, plan: PruningPlan, trainer: Trainer, _: Path) -> keras.Model:
+def _start(
+    model: keras.Model, plan: PruningPlan, trainer: Trainer, target: Mapping[str, Any], _: Path
+) -> keras.Model:
     """Returns the branched model as blending begins with it."""
-    recipe, data = trainer.recipe, trainer.calibration()
+    recipe, data = trainer.recipe, calibration_data(trainer, target)
     branched = branch(model, plan, calibration=data, train_original=recipe.train_original)
     if recipe.refine:
         refine(branched, data, seed=recipe.seed)

@@ -59,10 +59,15 @@ def planned(
                 f"`plan` is finished; nothing else can be asked for. Received: {sorted(options)}"
             )
         if made is None:
-            calibration, seed = trainer.calibration(), trainer.recipe.seed
-            made = plan(model, **{"calibration": calibration, "seed": seed, **options})
+            options = {"seed": trainer.recipe.seed, **options}
+            made = plan(model, **{**options, "calibration": calibration_data(trainer, target)})
         made.save(path)
     return PruningPlan.load(path)
+
+
+def calibration_data(trainer: Trainer, target: Mapping[str, Any]) -> Any:
+    """Returns what to calibrate on: the samples that were given, else training samples."""
+    return target["calibration"] if "calibration" in target else trainer.calibration()
 
 
 def finetuned(

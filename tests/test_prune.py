@@ -211,6 +211,18 @@ def test_datasets_do_as_well_as_arrays(original, tmp_path):
     assert result.metrics["compact"]["macs"] <= 0.6 * result.metrics["original"]["macs"]
 
 
+def test_given_calibration_data_serve_the_plan_and_the_branch(original, tmp_path):
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
+    given, folder = TRAIN[0][:40] + 1, tmp_path / "run"
+    options = {"recipe": recipe, "alpha": kbp.AlphaStepDecay(1.0), "calibration": given}
+    result = prune(original, folder, **options)
+    assert dict(result.plan.target)["calibration"].startswith("40 samples")
+    expected = kbp.branch(original, result.plan, calibration=given).get_weights()
+    found = kbp.load_model(folder / "start.keras").get_weights()
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_sample_weights_are_used(original, tmp_path):
     nothing = np.zeros(len(TRAIN[1]), np.float32)
     recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
