@@ -101,7 +101,18 @@ def _start(
 ) -> keras.Model:
     """Returns the branched model as blending begins with it."""
     recipe, data = trainer.recipe, calibration_data(trainer, target)
-    branched = branch(model, plan, calibration=data, train_original=recipe.train_original)
+    if recipe.refine and data is None:
+        raise ValueError(
+            "`refine` needs calibration data. Received: refine=True, calibration_samples=0"
+        )
+    branched = branch(
+        model,
+        plan,
+        calibration=data,
+        train_original=recipe.train_original,
+        stochastic=recipe.stochastic,
+        seed=recipe.seed if recipe.stochastic else None,
+    )
     if recipe.refine:
         refine(branched, data, seed=recipe.seed)
     return branched

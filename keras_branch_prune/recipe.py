@@ -40,6 +40,7 @@ class Recipe:
             0: none, the branch begins as a selection of the original's channels.
         refine: Whether to improve that fit by gradient descent, see `refine`.
         train_original: Whether the original's layers are trained while α falls, or frozen.
+        stochastic: Whether every blend takes one of its branches per batch, see `branch`.
         distillation: Share of the loss that is the distance to the untouched original's outputs,
             in [0, 1], in both stages.
         temperature: Temperature of that distance.
@@ -58,6 +59,7 @@ class Recipe:
     calibration_samples: int = 1000
     refine: bool = False
     train_original: bool = True
+    stochastic: bool = False
     distillation: float = 0.0
     temperature: float = 4.0
     matching: float = 0.0

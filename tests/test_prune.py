@@ -350,3 +350,24 @@ def test_data_must_be_readable_again(original, tmp_path, name, value, error, mes
     with pytest.raises(error, match=f"`{name}` .*{message}"):
         kbp.prune(original, **given, output_dir=tmp_path / "run", width=0.5)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_says_how_to_begin(original, tmp_path):
+    recipe = kbp.Recipe(blend_epochs=1, finetune_epochs=0, calibration_samples=64, batch_size=16)
+    recipe = dataclasses.replace(recipe, refine=True, stochastic=True, train_original=False)
+    prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(1.0))
+    start = kbp.load_model(tmp_path / "run" / "start.keras", compile=False)
+    blends = [layer for layer in start.layers if isinstance(layer, kbp.AlphaBlend)]
+    assert [(blend.stochastic, blend.seed) for blend in blends] == [(True, 0), (True, 1)]
+    assert not start.get_layer("conv1").trainable
+    plan = kbp.PruningPlan.load(tmp_path / "run" / "plan.json")
+    images = recipe_module.Trainer(compile_, TRAIN, None, recipe).calibration()
+    fitted = kbp.branch(original, plan, calibration=images)
+    expected = fitted.get_layer("conv2__reduce").kernels[0].numpy()
+    assert np.abs(start.get_layer("conv2__reduce").kernels[0].numpy() - expected).max() > 1e-4
+
+
+def test_refining_needs_data(original, tmp_path):
+    recipe = dataclasses.replace(RECIPE, refine=True, calibration_samples=0)
+    with pytest.raises(ValueError, match="`refine` needs calibration data"):
+        prune(original, tmp_path / "run", recipe=recipe)
