@@ -116,7 +116,7 @@ def test_auto(activation, compiled, expected):
 @pytest.mark.parametrize(
     "loss",
     ["mean_absolute_error", keras.losses.MeanAbsoluteError(), keras.losses.mean_absolute_error],
-    ids=str,
+    ids=["name", "object", "function"],
 )
 def test_keras_losses(loss):
     t, s = logits()
