@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 from fashion_mnist import FOLDER, Split, load_training_data
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,12 +31,14 @@ flags.DEFINE_float("width", 0.25, "Factor on the filters of VGG16.")
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.", 0, 1)
 flags.DEFINE_integer("images", 10_000, "Number of training images.", 1)
 flags.DEFINE_integer("train_epochs", 8, "Epochs for the original.", 1)
-flags.DEFINE_integer("epochs", 20, "Epochs while α falls and after.", 1)
-flags.DEFINE_float("learning_rate", 0.01, "Learning rate of SGD with momentum 0.9.")
+flags.DEFINE_integer("steps_per_epoch", 20, "Batches of 64 images between two steps of α.", 1)
+flags.DEFINE_integer("epochs", 120, "Epochs of so many batches, while α falls and after.", 1)
+flags.DEFINE_integer("validation_images", 2000, "Number of validation images.", 1)
+flags.DEFINE_float("learning_rate", 0.005, "Learning rate of SGD with momentum 0.9.")
 flags.DEFINE_list("seeds", ["0"], "Seeds of channels, maps and order.")
 flags.DEFINE_list("methods", ["step", "backtracking"], "Of step and backtracking.")
 flags.DEFINE_float("max_drop", 0.02, "Fall of the accuracy that backtracking tolerates.")
-flags.DEFINE_integer("patience", 2, "Epochs that backtracking gives a step.")
+flags.DEFINE_integer("patience", 12, "Epochs that backtracking gives a step.")
 
 
 def compile_(model: keras.Model, rate: float) -> None:
@@ -77,7 +80,12 @@ def make_callback(method: str, accuracy: float) -> keras.callbacks.Callback:
     if method == "step":
         return kbp.AlphaStepDecay(0.1, verbose=1)
     return kbp.AlphaBacktracking(
-        0.1, reference=accuracy, max_drop=FLAGS.max_drop, patience=FLAGS.patience, verbose=1
+        0.1,
+        reference=accuracy,
+        max_drop=FLAGS.max_drop,
+        patience=FLAGS.patience,
+        growth=1.0,
+        verbose=1,
     )
 
 
@@ -92,8 +100,17 @@ def run(
     keras.utils.set_random_seed(seed)
     branched = with_random_maps(original, seed)
     compile_(branched, FLAGS.learning_rate)
-    options = {"epochs": FLAGS.epochs, "batch_size": 64, "verbose": 2}
-    logs = branched.fit(*train, validation_data=validation, callbacks=[callback], **options)
+    batches = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[0]), seed).repeat()
+    logs = branched.fit(
+        batches.batch(64),
+        steps_per_epoch=FLAGS.steps_per_epoch,
+        epochs=FLAGS.epochs,
+        validation_data=validation,
+        validation_batch_size=250,
+        callbacks=[callback],
+        shuffle=False,
+        verbose=2,
+    )
     alpha = kbp.get_alpha(branched)
     history = {name: [float(x) for x in values] for name, values in logs.history.items()}
     return {"seed": seed, "final_alpha": alpha, "history": history}
@@ -119,7 +136,8 @@ def draw(results: list[dict], accuracy: float, path: Path) -> None:
 
 def main(_: list[str]) -> None:
     """Runs what has no result yet."""
-    (images, labels), validation = load_training_data(FLAGS.data)
+    (images, labels), held_out = load_training_data(FLAGS.data)
+    validation = tuple(array[: FLAGS.validation_images] for array in held_out)
     train = images[: FLAGS.images], labels[: FLAGS.images]
     original = trained(train, validation)
     logits = original.predict(validation[0], batch_size=250, verbose=0)
