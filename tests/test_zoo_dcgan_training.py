@@ -175,6 +175,12 @@ def test_callbacks_that_copy_the_state_work():
     guard = kbp.StopOnNonFinite()
     gan.fit(images(), epochs=2, verbose=0, callbacks=[kbp.AlphaStepDecay(0.5), guard])
     assert guard.stopped_epoch is None
+    for model, name in (
+        (gan.generator, "optimizer"),
+        (gan.discriminator, "discriminator_optimizer"),
+    ):
+        moments = len(getattr(gan, name).variables) - 2
+        assert moments == 2 * len(model.trainable_variables)
 
 
 def test_a_backup_resumes_with_both_optimizers(tmp_path):
@@ -187,6 +193,7 @@ def test_a_backup_resumes_with_both_optimizers(tmp_path):
     for name in ("optimizer", "discriminator_optimizer"):
         pairs = zip(getattr(gan, name).variables, getattr(resumed, name).variables, strict=True)
         assert all(np.array_equal(np.array(a), np.array(b)) for a, b in pairs)
+        assert int(getattr(resumed, name).iterations) == 1
 
 
 def test_losses_are_scaled_in_half_precision():
