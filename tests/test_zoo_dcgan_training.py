@@ -17,6 +17,16 @@ def generator(**options):
     return randomized(dcgan_generator(**shape))
 
 
+def two_outputs():
+    model = generator()
+    return keras.Model(model.inputs[0], [model.outputs[0]] * 2)
+
+
+def image_to_image():
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, keras.layers.Conv2D(1, 1)(inputs))
+
+
 def discriminator(shape=(4, 4, 1)):
     return randomized(dcgan_discriminator(widths=(4, 4), image_shape=shape), seed=1)
 
@@ -216,7 +226,9 @@ def test_a_gan_is_not_saved_as_a_whole():
     ("arguments", "options", "message"),
     [
         ((None, discriminator), {}, "`generator` must be a built functional or Sequential model"),
+        ((two_outputs, discriminator), {}, "`generator` must be a built functional or Sequential"),
         ((discriminator, discriminator), {}, "`generator` must go from (batch, noise)"),
+        ((image_to_image, discriminator), {}, "`generator` must go from (batch, noise)"),
         ((generator, generator), {}, "`discriminator` must go from the generator's images"),
         (
             (generator, lambda: discriminator((8, 8, 1))),
