@@ -20,7 +20,7 @@ flags.DEFINE_string("dataset", "digits", "digits, fashion_mnist, or a tensorflow
 flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "Folder of tensorflow-datasets.")
 flags.DEFINE_string("fashion_mnist_dir", DEBIAN_FASHION_MNIST, "Files of Fashion-MNIST, if there.")
 flags.DEFINE_integer("image_size", None, "Height and width of the images, px; none: as they are.")
-flags.DEFINE_enum_class("model", ModelType.VGG16, ModelType, "Which model to prune.")
+flags.DEFINE_enum_class("model", ModelType.VGG16, ModelType, "Which classifier to prune.")
 flags.DEFINE_float("width", 0.25, "Factor on the number of filters of the original model.")
 flags.DEFINE_string("pretrained", None, "A trained .keras model; none: train one first.")
 flags.DEFINE_float("keep", None, f"Share of the channels to keep (else {DEFAULT_KEEP}).", 0, 1)
@@ -58,6 +58,10 @@ flags.DEFINE_bool("benchmark", True, "Whether to measure latency and memory, unl
 flags.mark_flags_as_mutual_exclusive(["keep", "prune", "macs", "params"])
 # A pretrained model has seen the images that a fold validates on.
 flags.mark_flags_as_mutual_exclusive(["pretrained", "folds"])
+
+flags.register_validator(
+    "model", lambda model: model is ModelType.VGG16, "The only classifier of the zoo is vgg16."
+)
 
 _NOT_SETTINGS = {
     *("output_dir", "data_dir", "fashion_mnist_dir"),

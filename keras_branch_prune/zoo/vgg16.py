@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from keras_branch_prune.zoo.blocks import convolution
+
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -43,15 +45,9 @@ def vgg16(
     inputs = x = keras.Input(tuple(input_shape), name="image")
     for block, sizes in enumerate(_BLOCKS, 1):
         for index, filters in enumerate(sizes, 1):
-            x = _convolution(x, max(1, round(filters * width)), f"block{block}_{{}}{index}")
+            x = convolution(x, max(1, round(filters * width)), f"block{block}_{{}}{index}")
         x = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(x)
     x = layers.Flatten(name="flatten")(x)
     if dropout:
         x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
-
-
-def _convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name.format("conv"))(x)
-    x = layers.BatchNormalization(momentum=0.9, name=name.format("bn"))(x)
-    return layers.ReLU(name=name.format("relu"))(x)
