@@ -3,9 +3,10 @@
     python benchmarks/collapse.py --output=docs/collapse.json
 
 A VGG16 trained on 10,000 images of Fashion-MNIST is blended, with only 2,000 of them, into branches
-whose reduce and expand maps are random (Glorot), not fitted. `AlphaStepDecay(0.1)` and `AlphaBacktracking(0.1)` get the same number
-of epochs, the same learning rate, and data in the same order. Accuracies are those on validation
-images; the test set is not touched. Curves are drawn beside the results.
+whose reduce and expand maps are random (Glorot), not fitted. `AlphaStepDecay(0.1)` and
+`AlphaBacktracking(0.1)` get the same number of epochs, the same learning rate, and data in the same
+order. Accuracies are those on validation images; the test set is not touched. Curves are drawn
+beside the results.
 """
 
 from __future__ import annotations
