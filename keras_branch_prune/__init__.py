@@ -5,6 +5,7 @@ from keras_branch_prune.alpha import get_alpha, set_alpha
 from keras_branch_prune.archive import ModelFileError
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
+from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.benchmark import benchmark
 from keras_branch_prune.benchmark_result import BenchmarkResult
 from keras_branch_prune.branch import branch
@@ -101,6 +102,7 @@ __all__ = [
     "PruningPlan",
     "PruningResult",
     "Recipe",
+    "ReestimateBatchNorm",
     "Refinement",
     "RewindLearningRate",
     "ScaledRates",
@@ -125,6 +127,7 @@ __all__ = [
     "plot_training",
     "prune",
     "reconstruct",
+    "reestimate_batch_norm",
     "refine",
     "register_rule",
     "register_saliency",

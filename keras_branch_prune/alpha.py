@@ -26,7 +26,7 @@ def alpha_layer(model: keras.Model) -> layers.Alpha:
     Raises:
         ValueError: If the model has no `Alpha` layer, or several.
     """
-    found = {id(layer): layer for layer in _flatten(model) if isinstance(layer, layers.Alpha)}
+    found = {id(layer): layer for layer in flatten_layers(model) if isinstance(layer, layers.Alpha)}
     if not found:
         raise ValueError(
             f"Model {model.name!r} is not a branched model; call keras_branch_prune.branch first."
@@ -57,7 +57,7 @@ def get_alpha(model: keras.Model) -> float:
 
 def find_alpha(model: keras.Model) -> float | None:
     """Returns α of a branched model, None of a model that has no `Alpha` layer."""
-    branched = any(isinstance(layer, layers.Alpha) for layer in _flatten(model))
+    branched = any(isinstance(layer, layers.Alpha) for layer in flatten_layers(model))
     return get_alpha(model) if branched else None
 
 
@@ -86,11 +86,12 @@ def set_alpha(model: keras.Model, value: float) -> None:
     layer.best.assign(math.nan)
 
 
-def _flatten(model: Any) -> Iterator[Any]:
+def flatten_layers(model: Any) -> Iterator[Any]:
+    """Yields the layers of a model and of the models nested in it."""
     for layer in model.layers:
         yield layer
         if hasattr(layer, "layers"):
-            yield from _flatten(layer)
+            yield from flatten_layers(layer)
 
 
 def value_of(variable: Any) -> float:

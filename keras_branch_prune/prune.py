@@ -12,6 +12,7 @@ import keras
 
 from keras_branch_prune.alpha import get_alpha
 from keras_branch_prune.backtracking import AlphaBacktracking
+from keras_branch_prune.batch_statistics import ReestimateBatchNorm
 from keras_branch_prune.branch import branch
 from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.merge import merge
@@ -133,7 +134,7 @@ def _blend(
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
-        callbacks=[alpha, _StopWhenDone(alpha)],
+        callbacks=[alpha, _StopWhenDone(alpha), *_statistics(trainer)],
         finished=lambda: _is_done(alpha, branched),
     )
     if get_alpha(branched) > 0:
@@ -143,6 +144,19 @@ def _blend(
             f"`output_dir` than '{run.folder}'."
         )
     return branched
+
+
+def _statistics(trainer: Trainer) -> list[keras.callbacks.Callback]:
+    """Returns what re-estimates the statistics of BatchNormalization, if the recipe says so."""
+    recipe = trainer.recipe
+    if not recipe.reestimate_batch_norm:
+        return []
+    data = trainer.calibration()
+    if data is None:
+        raise ValueError(
+            "`reestimate_batch_norm` needs calibration data. Received: calibration_samples=0"
+        )
+    return [ReestimateBatchNorm(data[0], recipe.batch_size)]
 
 
 class _StopWhenDone(keras.callbacks.Callback):

@@ -41,6 +41,8 @@ class Recipe:
         refine: Whether to improve that fit by gradient descent, see `refine`.
         train_original: Whether the original's layers are trained while α falls, or frozen.
         stochastic: Whether every blend takes one of its branches per batch, see `branch`.
+        reestimate_batch_norm: Whether to re-estimate the statistics of BatchNormalization on the
+            calibration samples after every epoch in which α falls, see `ReestimateBatchNorm`.
         distillation: Share of the loss that is the distance to the untouched original's outputs,
             in [0, 1], in both stages.
         temperature: Temperature of that distance.
@@ -60,6 +62,7 @@ class Recipe:
     refine: bool = False
     train_original: bool = True
     stochastic: bool = False
+    reestimate_batch_norm: bool = False
     distillation: float = 0.0
     temperature: float = 4.0
     matching: float = 0.0

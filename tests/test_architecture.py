@@ -32,7 +32,7 @@ ORDER = (
     *("scopes", "layers", "costs", "narrowing", "cost_model"),
     *("width_choices", "error_curves", "allocation"),
     *("plan", "reconstruct", "branch"),
-    *("arguments", "schedules", "monitors", "alpha", "refine"),
+    *("arguments", "schedules", "monitors", "alpha", "batch_statistics", "refine"),
     *("snapshot", "divergence", "states"),
     *("callbacks", "backtracking", "learning_rates", "backup"),
     *("rates", "soft_targets", "distillation", "merge"),

@@ -371,3 +371,17 @@ def test_refining_needs_data(original, tmp_path):
     recipe = dataclasses.replace(RECIPE, refine=True, calibration_samples=0)
     with pytest.raises(ValueError, match="`refine` needs calibration data"):
         prune(original, tmp_path / "run", recipe=recipe)
+
+
+def test_statistics_are_reestimated_while_alpha_falls(original, tmp_path):
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=0, reestimate_batch_norm=True)
+    prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(1.0))
+    branched = kbp.load_model(tmp_path / "run" / "branched.keras", compile=False)
+    images = recipe_module.Trainer(compile_, TRAIN, None, recipe).calibration()[0]
+    saved = branched.get_layer("bn").moving_mean.numpy()
+    # The statistics of the original's layer depend on its producer only, and not on α.
+    kbp.reestimate_batch_norm(branched, images, recipe.batch_size)
+    np.testing.assert_allclose(saved, branched.get_layer("bn").moving_mean.numpy(), atol=1e-5)
+    lost = dataclasses.replace(recipe, calibration_samples=0)
+    with pytest.raises(ValueError, match="`reestimate_batch_norm` needs calibration data"):
+        prune(original, tmp_path / "other", recipe=lost)

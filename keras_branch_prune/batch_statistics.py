@@ -1,0 +1,127 @@
+"""BatchNormalization statistics that fit the weights and the α of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_branch_prune.alpha import flatten_layers
+from keras_branch_prune.arguments import require_integer
+
+
+def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64) -> None:
+    """Sets the moving statistics of all BatchNormalization layers to the means over some samples.
+
+    The moving averages that training keeps lag behind: while α falls, what a layer reads changes
+    with every step, and inference goes wrong though training does not. Here every layer gets the
+    mean and the variance that it has in training mode, averaged over the batches ("precise BN", Wu
+    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers that are not trainable stay.
+
+    Args:
+        model: The model, branched or not; its statistics change in place, nothing else.
+        inputs: Inputs as the model takes them: an array, or a structure of arrays, of shape
+            `(samples, …)`. Some hundred samples or more.
+        batch_size: Samples per batch; as in training.
+
+    Raises:
+        ValueError: If `batch_size` is out of range, or there is no sample, or a statistic becomes
+            NaN or infinite. The statistics are then as they were.
+    """
+    require_integer("batch_size", batch_size, at_least=1)
+    found = {id(layer): layer for layer in flatten_layers(model) if _is_estimated(layer)}
+    statistics = [v for layer in found.values() for v in (layer.moving_mean, layer.moving_variance)]
+    before = [ops.convert_to_numpy(variable) for variable in statistics]
+    momenta = [layer.momentum for layer in found.values()]
+    sums, samples = [np.zeros(value.shape) for value in before], 0
+    try:
+        for layer in found.values():
+            # Without momentum, the statistics are those of the last batch.
+            layer.momentum = 0.0
+        for batch, count in _batches(inputs, batch_size):
+            model(batch, training=True)
+            samples += count
+            for total, variable in zip(sums, statistics, strict=True):
+                total += count * np.asarray(ops.convert_to_numpy(variable), np.float64)
+    finally:
+        for layer, momentum in zip(found.values(), momenta, strict=True):
+            layer.momentum = momentum
+        _assign(statistics, before)
+    if not all(np.isfinite(total).all() for total in sums):
+        raise ValueError("`inputs` must give finite statistics. Received: NaN or infinite ones")
+    _assign(statistics, [total / samples for total in sums])
+
+
+class ReestimateBatchNorm(keras.callbacks.Callback):
+    """Re-estimates the statistics of BatchNormalization after every epoch, before validation.
+
+    So that validation, and the callbacks that watch it, judge the model and not the lag of its
+    moving averages; see `reestimate_batch_norm`. Put it before `EpochBackup`. It costs as much as
+    training on the samples without the backward pass.
+
+    Args:
+        inputs: Inputs as the model takes them, some hundred samples of the training data or more.
+        batch_size: Samples per batch; as in training.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> statistics = keras_branch_prune.ReestimateBatchNorm(images[:1000])
+        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
+        >>> branched.fit(train, validation_data=val, epochs=50, callbacks=[decay, statistics])
+    """
+
+    def __init__(self, inputs: Any, batch_size: int = 64):
+        super().__init__()
+        self._inputs = inputs
+        self._batch_size = require_integer("batch_size", batch_size, at_least=1)
+        self._done = False
+        _count(inputs)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes that the statistics will lag behind again."""
+        self._done = False
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Re-estimates before validation."""
+        self._reestimate()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Re-estimates unless that was done for the validation."""
+        self._reestimate()
+
+    def _reestimate(self) -> None:
+        if not self._done:
+            reestimate_batch_norm(self.model, self._inputs, self._batch_size)
+            self._done = True
+
+
+def _is_estimated(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+
+
+def _count(inputs: Any) -> int:
+    counts = {len(array) for array in tree.flatten(inputs)}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            "`inputs` must have as many samples in every array, one at least. "
+            f"Received: {sorted(counts)}"
+        )
+    return counts.pop()
+
+
+def _batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
+    samples = _count(inputs)
+    for start in range(0, samples, batch_size):
+        rows = slice(start, start + batch_size)
+        batch = tree.map_structure(lambda array, at=rows: ops.convert_to_tensor(array[at]), inputs)
+        yield batch, min(batch_size, samples - start)
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
