@@ -121,7 +121,8 @@ def draw(results: list[dict], path: Path) -> None:
         axes.set_xticks(range(len(labels)), ticks, fontsize=8)
         axes.set(ylabel="accuracy, %", title=target, ylim=(0, 100))
         axes.grid(axis="y", alpha=0.3)
-    panels[0].legend(fontsize=8, ncols=5)
+    bars = panels[0].get_legend_handles_labels()
+    figure.legend(*bars, loc="outside upper center", fontsize=8, ncols=5)
     FigureCanvasAgg(figure).print_figure(path, dpi=150)
 
 
