@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune import layers
+from keras_branch_prune.arguments import require_number
 
 
 def alpha_layer(model: keras.Model) -> layers.Alpha:
@@ -108,9 +108,5 @@ def alpha_of(layer: layers.Alpha) -> float:
 
 def number_up_to(name: str, value: Any, at_most: float) -> float:
     """Returns `value` as a float, or raises `ValueError` unless it is in [0, at_most]."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 <= float(value) <= at_most:
-        raise ValueError(
-            f"`{name}` must be a number in [0, {at_most:g}]. Received: {name}={value!r}"
-        )
-    return float(value)
+    expected = f"a number in [0, {at_most:g}]"
+    return require_number(name, value, lambda x: 0 <= x <= at_most, expected)

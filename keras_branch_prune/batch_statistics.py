@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_branch_prune.alpha import flatten_layers
-from keras_branch_prune.arguments import require_integer
+from keras_branch_prune.arguments import require_integer, require_samples
 
 
 def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64) -> None:
@@ -80,7 +80,7 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         self._inputs = inputs
         self._batch_size = require_integer("batch_size", batch_size, at_least=1)
         self._done = False
-        _count(inputs)
+        require_samples("inputs", inputs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes that the statistics will lag behind again."""
@@ -104,18 +104,8 @@ def _is_estimated(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
 
 
-def _count(inputs: Any) -> int:
-    counts = {len(array) for array in tree.flatten(inputs)}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            "`inputs` must have as many samples in every array, one at least. "
-            f"Received: {sorted(counts)}"
-        )
-    return counts.pop()
-
-
 def _batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
-    samples = _count(inputs)
+    samples = require_samples("inputs", inputs)
     for start in range(0, samples, batch_size):
         rows = slice(start, start + batch_size)
         batch = tree.map_structure(lambda array, at=rows: ops.convert_to_tensor(array[at]), inputs)

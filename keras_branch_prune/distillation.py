@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import keras
 from keras import ops, tree
 
 from keras_branch_prune.alpha import number_up_to
+from keras_branch_prune.arguments import require_number
 from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.soft_targets import (
     KINDS,
@@ -285,12 +285,9 @@ def _check_outputs(outputs: Any, taught: Any) -> None:
 
 
 def _temperature(value: Any) -> float:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < math.inf:
-        raise ValueError(
-            f"`temperature` must be a number greater than 0. Received: temperature={value!r}"
-        )
-    return float(value)
+    return require_number(
+        "temperature", value, lambda x: 0 < x < math.inf, "a number greater than 0"
+    )
 
 
 def _loss_kind(kind: Any) -> Any:

@@ -87,6 +87,7 @@ def prune(
         raise TypeError(
             f"`alpha` must be an α callback such as `AlphaStepDecay(0.1)`. Received: {alpha!r}"
         )
+    _check_samples(recipe, target)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
     run = RunFolder(output_dir, run_settings(model, recipe, target, alpha=_described(alpha)))
     plan = planned(run, model, trainer, target)
@@ -97,15 +98,23 @@ def prune(
     return result_of(run, model, plan, ("branched", "compact"), trainer, test)
 
 
+def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
+    """Raises unless there are samples for what the recipe does with them."""
+    given = target.get("calibration") is not None
+    samples = {"refine": recipe.calibration_samples or given}
+    samples["reestimate_batch_norm"] = recipe.calibration_samples
+    for name, available in samples.items():
+        if getattr(recipe, name) and not available:
+            raise ValueError(
+                f"`{name}` needs samples. Received: {name}=True, calibration_samples=0"
+            )
+
+
 def _start(
     model: keras.Model, plan: PruningPlan, trainer: Trainer, target: Mapping[str, Any], _: Path
 ) -> keras.Model:
     """Returns the branched model as blending begins with it."""
     recipe, data = trainer.recipe, calibration_data(trainer, target)
-    if recipe.refine and data is None:
-        raise ValueError(
-            "`refine` needs calibration data. Received: refine=True, calibration_samples=0"
-        )
     branched = branch(
         model,
         plan,
@@ -151,12 +160,7 @@ def _statistics(trainer: Trainer) -> list[keras.callbacks.Callback]:
     recipe = trainer.recipe
     if not recipe.reestimate_batch_norm:
         return []
-    data = trainer.calibration()
-    if data is None:
-        raise ValueError(
-            "`reestimate_batch_norm` needs calibration data. Received: calibration_samples=0"
-        )
-    return [ReestimateBatchNorm(data[0], recipe.batch_size)]
+    return [ReestimateBatchNorm(trainer.calibration()[0], recipe.batch_size)]
 
 
 class _StopWhenDone(keras.callbacks.Callback):

@@ -42,7 +42,7 @@ class Recipe:
         train_original: Whether the original's layers are trained while α falls, or frozen.
         stochastic: Whether every blend takes one of its branches per batch, see `branch`.
         reestimate_batch_norm: Whether to re-estimate the statistics of BatchNormalization on the
-            calibration samples after every epoch in which α falls, see `ReestimateBatchNorm`.
+            samples drawn for calibration after every epoch while α falls: `ReestimateBatchNorm`.
         distillation: Share of the loss that is the distance to the untouched original's outputs,
             in [0, 1], in both stages.
         temperature: Temperature of that distance.

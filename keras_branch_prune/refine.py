@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_branch_prune.alpha import alpha_layer, value_of
+from keras_branch_prune.arguments import require_number
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.features import require_tensorflow
@@ -124,11 +124,7 @@ def _check(epochs: Any, learning_rate: Any, batch_size: Any) -> None:
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    is_number = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)
-    if not is_number or not 0 < learning_rate < math.inf:
-        raise ValueError(
-            f"`learning_rate` must be a positive number. Received: learning_rate={learning_rate!r}"
-        )
+    require_number("learning_rate", learning_rate, lambda x: 0 < x < math.inf, "a positive number")
 
 
 class _Pair:

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.arguments import require_samples
+
 
 class ShuffledArrays(keras.utils.PyDataset):
     """Batches of arrays, shuffled anew for every epoch.
@@ -29,13 +31,8 @@ class ShuffledArrays(keras.utils.PyDataset):
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int = 0, epoch: int = 0):
         super().__init__()
         self._arrays = tree.map_structure(np.asarray, arrays)
-        counts = [len(array) for array in tree.flatten(self._arrays)]
-        if len(set(counts)) != 1 or not counts[0]:
-            raise ValueError(
-                "`train` must have as many samples in every array, one at least. "
-                f"Received: {counts}"
-            )
-        self._samples, self._batch_size, self._seed = counts[0], batch_size, seed
+        self._samples = require_samples("train", self._arrays)
+        self._batch_size, self._seed = batch_size, seed
         self._epoch = epoch
         self._order = self._shuffle()
 
