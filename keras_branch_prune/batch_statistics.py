@@ -32,7 +32,15 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
             NaN or infinite. The statistics are then as they were.
     """
     require_integer("batch_size", batch_size, at_least=1)
+    if not _reestimated(model, inputs, batch_size):
+        raise ValueError("`inputs` must give finite statistics. Received: NaN or infinite ones")
+
+
+def _reestimated(model: keras.Model, inputs: Any, batch_size: int) -> bool:
+    """Re-estimates, unless a statistic becomes NaN or infinite; returns whether none did."""
     found = {id(layer): layer for layer in flatten_layers(model) if _is_estimated(layer)}
+    if not found:
+        return True
     statistics = [v for layer in found.values() for v in (layer.moving_mean, layer.moving_variance)]
     before = [ops.convert_to_numpy(variable) for variable in statistics]
     momenta = [layer.momentum for layer in found.values()]
@@ -50,9 +58,10 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
         for layer, momentum in zip(found.values(), momenta, strict=True):
             layer.momentum = momentum
         _assign(statistics, before)
-    if not all(np.isfinite(total).all() for total in sums):
-        raise ValueError("`inputs` must give finite statistics. Received: NaN or infinite ones")
-    _assign(statistics, [total / samples for total in sums])
+    finite = all(np.isfinite(total).all() for total in sums)
+    if finite:
+        _assign(statistics, [total / samples for total in sums])
+    return finite
 
 
 class ReestimateBatchNorm(keras.callbacks.Callback):
@@ -60,7 +69,8 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
 
     So that validation, and the callbacks that watch it, judge the model and not the lag of its
     moving averages; see `reestimate_batch_norm`. Put it before `EpochBackup`. It costs as much as
-    training on the samples without the backward pass.
+    training on the samples without the backward pass. Where weights have diverged and statistics
+    would become NaN or infinite, these stay as they were: whoever watches the loss has to act.
 
     Args:
         inputs: Inputs as the model takes them, some hundred samples of the training data or more.
@@ -96,7 +106,7 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
 
     def _reestimate(self) -> None:
         if not self._done:
-            reestimate_batch_norm(self.model, self._inputs, self._batch_size)
+            _reestimated(self.model, self._inputs, self._batch_size)
             self._done = True
 
 

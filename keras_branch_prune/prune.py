@@ -12,7 +12,7 @@ import keras
 
 from keras_branch_prune.alpha import get_alpha
 from keras_branch_prune.backtracking import AlphaBacktracking
-from keras_branch_prune.batch_statistics import ReestimateBatchNorm
+from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.branch import branch
 from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.merge import merge
@@ -138,12 +138,14 @@ def _blend(
 ) -> keras.Model:
     """Returns the branched model after α has fallen to 0."""
     branched, recipe = run.stage("start", start), trainer.recipe
+    samples = _samples_for_statistics(trainer)
+    statistics = [] if samples is None else [ReestimateBatchNorm(samples, recipe.batch_size)]
     trainer.fit(
         with_losses(branched, original, recipe, recipe.matching),
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
-        callbacks=[alpha, _StopWhenDone(alpha), *_statistics(trainer)],
+        callbacks=[alpha, _StopWhenDone(alpha), *statistics],
         finished=lambda: _is_done(alpha, branched),
     )
     if get_alpha(branched) > 0:
@@ -152,15 +154,17 @@ def _blend(
             "more `blend_epochs`, larger steps, or a larger fall of the metric, with another "
             f"`output_dir` than '{run.folder}'."
         )
+    if samples is not None:
+        # α became 0 after the last epoch's statistics were taken.
+        reestimate_batch_norm(branched, samples, recipe.batch_size)
     return branched
 
 
-def _statistics(trainer: Trainer) -> list[keras.callbacks.Callback]:
-    """Returns what re-estimates the statistics of BatchNormalization, if the recipe says so."""
+def _samples_for_statistics(trainer: Trainer) -> Any:
+    """Returns inputs to re-estimate statistics on, or `None` if the recipe wants none."""
     recipe = trainer.recipe
-    if not recipe.reestimate_batch_norm:
-        return []
-    return [ReestimateBatchNorm(trainer.calibration()[0], recipe.batch_size)]
+    wanted = recipe.reestimate_batch_norm is not False and recipe.calibration_samples
+    return trainer.calibration()[0] if wanted else None
 
 
 class _StopWhenDone(keras.callbacks.Callback):

@@ -41,8 +41,9 @@ class Recipe:
         refine: Whether to improve that fit by gradient descent, see `refine`.
         train_original: Whether the original's layers are trained while α falls, or frozen.
         stochastic: Whether every blend takes one of its branches per batch, see `branch`.
-        reestimate_batch_norm: Whether to re-estimate the statistics of BatchNormalization on the
-            samples drawn for calibration after every epoch while α falls: `ReestimateBatchNorm`.
+        reestimate_batch_norm: Whether to re-estimate the statistics of BatchNormalization after
+            every epoch while α falls, and at α = 0, on as many training samples as calibration
+            has: `ReestimateBatchNorm`. `None`: if there are any.
         distillation: Share of the loss that is the distance to the untouched original's outputs,
             in [0, 1], in both stages.
         temperature: Temperature of that distance.
@@ -62,7 +63,7 @@ class Recipe:
     refine: bool = False
     train_original: bool = True
     stochastic: bool = False
-    reestimate_batch_norm: bool = False
+    reestimate_batch_norm: bool | None = None
     distillation: float = 0.0
     temperature: float = 4.0
     matching: float = 0.0

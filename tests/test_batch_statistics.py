@@ -69,6 +69,14 @@ def test_statistics_that_are_not_finite_are_refused_and_nothing_changes():
     assert net.get_layer("first").momentum == 0.99
 
 
+def test_the_callback_leaves_the_statistics_of_a_diverged_model():
+    net = model()
+    net.compile(keras.optimizers.SGD(np.nan), "mse")
+    net.fit(INPUTS, TARGETS, verbose=0, callbacks=[kbp.ReestimateBatchNorm(INPUTS)])
+    assert np.isnan(net.get_layer("dense").get_weights()[0]).all()
+    assert np.isfinite(statistics(net, "second")[0]).all()
+
+
 def test_whatever_is_raised_the_statistics_are_put_back():
     net = model()
     kbp.reestimate_batch_norm(net, INPUTS)

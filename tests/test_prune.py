@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune import pruning_result
+from keras_branch_prune import batch_statistics, pruning_result
 from keras_branch_prune import recipe as recipe_module
 
 RECIPE = kbp.Recipe(
@@ -374,15 +375,60 @@ def test_refining_needs_data(original, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_statistics_are_reestimated_while_alpha_falls(original, tmp_path):
-    recipe = dataclasses.replace(RECIPE, finetune_epochs=0, reestimate_batch_norm=True)
-    prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(1.0))
-    branched = kbp.load_model(tmp_path / "run" / "branched.keras", compile=False)
-    images = recipe_module.Trainer(compile_, TRAIN, None, recipe).calibration()[0]
-    saved = branched.get_layer("bn").moving_mean.numpy()
-    # The statistics of the original's layer depend on its producer only, and not on α.
+def two_normalizations():
+    """A model whose second normalization reads a blend, so that its statistics depend on α."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 2))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, name="conv1")(inputs)))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, name="conv2")(x)))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    compile_(model)
+    return model
+
+
+def lag(folder, recipe):
+    """Returns by how much re-estimating changes the statistics that a run has left at α = 0."""
+    options = {"recipe": recipe, "alpha": kbp.AlphaStepDecay(1.0)}
+    prune(two_normalizations(), folder, **options)
+    branched = kbp.load_model(folder / "branched.keras", compile=False)
+    assert kbp.get_alpha(branched) == 0
+    before = statistics_of(branched)
+    drawn = dataclasses.replace(recipe, calibration_samples=RECIPE.calibration_samples)
+    images = recipe_module.Trainer(compile_, TRAIN, None, drawn).calibration()[0]
     kbp.reestimate_batch_norm(branched, images, recipe.batch_size)
-    np.testing.assert_allclose(saved, branched.get_layer("bn").moving_mean.numpy(), atol=1e-5)
-    lost = dataclasses.replace(recipe, calibration_samples=0)
+    after = statistics_of(branched)
+    return max(np.abs(a - b).max() for a, b in zip(before, after, strict=True))
+
+
+def statistics_of(model):
+    found = [x for x in model.layers if isinstance(x, layers.BatchNormalization)]
+    assert len(found) == 4
+    return [np.array(x.moving_mean) for x in found]
+
+
+def test_at_alpha_0_statistics_are_those_of_the_pruned_network(tmp_path):
+    recipe = dataclasses.replace(RECIPE, blend_epochs=1, finetune_epochs=0)
+    assert lag(tmp_path / "default", recipe) < 1e-6
+    without = dataclasses.replace(recipe, reestimate_batch_norm=False)
+    assert lag(tmp_path / "without", without) > 0.01
+    no_samples = dataclasses.replace(recipe, calibration_samples=0)
+    assert lag(tmp_path / "no_samples", no_samples) > 0.01
+
+
+def test_statistics_are_reestimated_while_alpha_falls(original, tmp_path, monkeypatch):
+    sizes = []
+    count = functools.partial(lambda sizes, _, inputs, size: sizes.append(len(inputs)), sizes)
+    monkeypatch.setattr(batch_statistics, "_reestimated", count)
+    monkeypatch.setattr(sys.modules[kbp.prune.__module__], "reestimate_batch_norm", count)
+    recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
+    prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(0.5))
+    # After both epochs, and when α has become 0.
+    assert sizes == 3 * [RECIPE.calibration_samples]
+
+
+def test_reestimating_needs_samples(original, tmp_path):
+    lost = dataclasses.replace(RECIPE, reestimate_batch_norm=True, calibration_samples=0)
     with pytest.raises(ValueError, match="`reestimate_batch_norm` needs samples"):
-        prune(original, tmp_path / "other", recipe=lost)
+        prune(original, tmp_path / "run", recipe=lost)
+    assert not (tmp_path / "run").exists()
