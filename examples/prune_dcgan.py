@@ -27,6 +27,7 @@ import training
 from absl import app, flags, logging
 from augmentation import EpochNumber, augment
 from dcgan_flags import alpha_callback, epochs_to_zero, settings
+from exactness import largest_difference
 from gan_quality import (
     FrechetJudge,
     applied,
@@ -46,7 +47,7 @@ flags.adopt_module_key_flags(dcgan_flags)
 
 GENERATOR, DISCRIMINATOR = (256, 128, 64), (64, 128)
 CLASSIFIER_RATE = 0.02
-# How far rounding may take the merged generator from the branched one; images are in [−1, 1].
+# How far the merged generator may be from the branched one; images are in [−1, 1].
 TOLERANCE = 1e-5
 GRID_COLUMNS = 12
 # No noise that training or calibration has seen.
@@ -81,6 +82,9 @@ def main(_: list[str]) -> None:
     kbp.export_saved_model(generators["compact"], folder / "compact_saved_model")
     save_samples(folder, generators, data)
     metrics = judged(classifier, data, generators)
+    metrics["merge_error"] = largest_difference(
+        generators["branched"], generators["merged"], shared.noise[:256]
+    )
     metrics["discriminators"] = {
         name: model.count_params() for name, model in discriminators.items()
     }
@@ -177,7 +181,7 @@ def blended_generator(shared: Training, original: Stage) -> tuple[Stage, keras.M
         decay=alpha_callback(),
     )
     merged = kbp.merge(branched.generator)
-    error = np.abs(branched.generator(shared.noise[:256]) - merged(shared.noise[:256])).max()
+    error = largest_difference(branched.generator, merged, shared.noise[:256])
     if not error <= TOLERANCE:
         raise RuntimeError(f"The merged generator differs from the branched one by {error:g}")
     return branched, merged
@@ -259,6 +263,9 @@ def as_table(metrics: Mapping[str, dict], data: ImageData) -> str:
             f"{row['parameters']:10,}  {row['macs']:10,}"
         )
     lines.append(f"Real images of validation and of test: {metrics['real']:.3f} apart")
+    lines.append(
+        f"Largest difference between branched and merged, of [−1, 1]: {metrics['merge_error']:.1e}"
+    )
     for name, parameters in metrics["discriminators"].items():
         lines.append(f"Discriminator of '{name}': {parameters:,} parameters")
     return "\n".join(lines)

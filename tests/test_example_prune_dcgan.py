@@ -102,6 +102,7 @@ def test_the_branched_generator_at_alpha_zero_is_the_merged_one(finished):
     assert [row["alpha"] for row in read(folder / "branched" / "history.json")] == [1.0, 0.5]
     merged = kbp.merge(branched)
     assert np.abs(branched(noise()) - merged(noise())).max() <= 1e-5
+    assert 0 < read(folder / "metrics.json")["merge_error"] <= 1e-5
     # The compact one began there and has been trained on.
     assert np.abs(generator(folder, "compact")(noise()) - merged(noise())).max() > 1e-5
     rows = read(folder / "metrics.json")["generators"]
@@ -172,6 +173,21 @@ def test_schedules_that_do_not_end_are_refused_before_anything_is_made(tmp_path,
     folder = tmp_path / "run"
     assert message in refusal(folder, flag)
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_merged_generator_that_differs_is_refused(finished):
+    # No difference is small enough for it.
+    script = (
+        f"import sys; sys.path.insert(0, {str(EXAMPLE.parent)!r})\n"
+        "import prune_dcgan; from absl import app\n"
+        "prune_dcgan.TOLERANCE = -1.0\n"
+        f"app.run(prune_dcgan.main, {command(finished[0])[1:]!r})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert "The merged generator differs from the branched one by" in result.stderr
 
 
 def kill_when(folder, file, *flags):
