@@ -21,7 +21,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
     """Lowers α by steps whose size adapts, and takes back those that cost too much.
 
     After an epoch whose metric is within `max_drop` of the reference, the state is copied (weights,
-    α, statistics, seeds and optimizer, to the host's memory) and α takes a step down. A step has
+    α, statistics, seeds and optimizers, to the host's memory) and α takes a step down. A step has
     `patience` epochs to get there; otherwise the copy is restored and a smaller step is tried. A
     NaN or infinite loss, metric or weight takes the step back at once, and lets training go on
     though `keras.callbacks.TerminateOnNaN` or `StopOnNonFinite` has broken the epoch off. The last

@@ -19,7 +19,8 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
     The moving averages that training keeps lag behind: while α falls, what a layer reads changes
     with every step, and inference goes wrong though training does not. Here every layer gets the
     mean and the variance that it has in training mode, averaged over the batches ("precise BN", Wu
-    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers that are not trainable stay.
+    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers that are not trainable stay, and
+    so do those that a call of the model does not use, such as the discriminator's of a GAN.
 
     Args:
         model: The model, branched or not; its statistics change in place, nothing else.

@@ -22,7 +22,8 @@ def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
 
     Args:
         model: The model.
-        logs: The logs of an epoch; without a `"loss"`, only the weights count.
+        logs: The logs of an epoch. Without a `"loss"`, every `"…_loss"` counts that is none of
+            validation, as of a model whose `train_step` has several; without any, the weights only.
 
     Returns:
         Whether it is so; of the weights only the trainable ones are looked at.
@@ -31,7 +32,13 @@ def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
 
 
 def _has_finite_loss(logs: Mapping[str, Any]) -> bool:
-    return math.isfinite(float(logs.get("loss", 0.0)))
+    return all(map(math.isfinite, _losses(logs).values()))
+
+
+def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the loss that was trained on; those there are where the logs have no sum."""
+    several = (n for n in sorted(logs) if n.endswith("_loss") and not n.startswith("val_"))
+    return {name: float(logs[name]) for name in (["loss"] if "loss" in logs else several)}
 
 
 def _has_finite_weights(model: keras.Model) -> bool:
@@ -43,9 +50,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     When the loss of a batch is NaN or infinite, the epoch is broken off; when that of an epoch or a
     trainable weight is, the state at the end of the last good epoch is restored (weights, α,
-    statistics, seeds and optimizer; in the first epoch, the state at the beginning of `fit`),
+    statistics, seeds and optimizers; in the first epoch, the state at the beginning of `fit`),
     training stops, and a warning says what to change. `keras.callbacks.TerminateOnNaN` leaves the
     broken weights in the model.
+
+    The loss is `"loss"` of the logs. A model whose `train_step` logs none, such as a GAN, is
+    watched by every log whose name ends in `"_loss"`.
 
     Looking at the batches costs nothing: with TensorFlow their losses are numbers already when
     callbacks see them, elsewhere a thread looks that nobody waits for. The state is copied to the
@@ -105,8 +115,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self.stopped_epoch = epoch
         self.model.stop_training = True
         at_alpha = "" if alpha is None else f" at alpha {alpha:.6g}"
+        losses = ", ".join(
+            f"{value}" if name == "loss" else f"{name} {value}"
+            for name, value in _losses(logs).items()
+        )
         warnings.warn(
-            f"Training diverged in epoch {epoch + 1}{at_alpha}: its loss ({logs.get('loss')}) or a "
+            f"Training diverged in epoch {epoch + 1}{at_alpha}: its loss ({losses}) or a "
             "weight is NaN or infinite. Training has stopped, and the model is in the state of the "
             "last good epoch. Lower the learning rate, take smaller steps of alpha, or clip the "
             "gradients (`clipnorm` of the optimizer).",

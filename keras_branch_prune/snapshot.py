@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,15 +14,16 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Copies of all variables of a model and of its optimizer, made by `take`.
+    """Copies of all variables of a model and of its optimizers, made by `take`.
 
     Args:
         variables: Values of `model.variables`: weights, the state of α, statistics, random seeds.
-        optimizer: Values of `model.optimizer.variables`: moments, iterations, learning rate.
+        optimizers: By name of the model's attribute, such as `"optimizer"`, the values of that
+            optimizer's variables: moments, iterations, learning rate.
     """
 
     variables: tuple[np.ndarray, ...]
-    optimizer: tuple[np.ndarray, ...]
+    optimizers: Mapping[str, tuple[np.ndarray, ...]]
 
     def restore(self, model: keras.Model) -> None:
         """Puts a model into this state, also in the middle of `fit`; nothing is traced again.
@@ -34,31 +35,34 @@ class Snapshot:
             ValueError: If the model is not compiled, or its structure differs; it stays as it was.
         """
         build_optimizer(model)
-        pairs = [
-            *_paired("variables", model.variables, self.variables),
-            *_paired("optimizer.variables", model.optimizer.variables, self.optimizer),
-        ]
+        pairs = _paired("variables", model.variables, self.variables)
+        for name, values in self.optimizers.items():
+            pairs += _paired(f"{name}.variables", getattr(model, name).variables, values)
         for variable, value in pairs:
             variable.assign(value)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the snapshot as a dict of lists of arrays."""
-        return {"variables": list(self.variables), "optimizer": list(self.optimizer)}
+        optimizers = {name: list(values) for name, values in self.optimizers.items()}
+        return {"variables": list(self.variables), "optimizers": optimizers}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Snapshot:
         """Returns the snapshot that `get_state` describes."""
-        return cls(tuple(state["variables"]), tuple(state["optimizer"]))
+        optimizers = {name: tuple(values) for name, values in state["optimizers"].items()}
+        return cls(tuple(state["variables"]), optimizers)
 
 
 def take(model: keras.Model) -> Snapshot:
     """Copies the state of a compiled model to the host's memory.
 
     Args:
-        model: A built and compiled model. Its optimizer is built if it is not.
+        model: A built and compiled model. Its optimizer is built if it is not. Other optimizers,
+            those of a `train_step` of its own, are found among the model's attributes; one that is
+            not built yet is left out, as only the model knows what to build it for.
 
     Returns:
-        The snapshot. It takes as much memory as the weights and the optimizer together.
+        The snapshot. It takes as much memory as the weights and the optimizers together.
 
     Raises:
         ValueError: If the model is not compiled.
@@ -69,7 +73,8 @@ def take(model: keras.Model) -> Snapshot:
         >>> good.restore(branched)
     """
     build_optimizer(model)
-    return Snapshot(_copies(model.variables), _copies(model.optimizer.variables))
+    optimizers = {name: _copies(found.variables) for name, found in _optimizers(model).items()}
+    return Snapshot(_copies(model.variables), optimizers)
 
 
 def build_optimizer(model: keras.Model) -> None:
@@ -94,6 +99,13 @@ def require_compiled(model: keras.Model) -> None:
     """Raises `ValueError` if a model is not compiled."""
     if not model.compiled:
         raise ValueError(f"`model` must be compiled. Received: '{model.name}', not compiled")
+
+
+def _optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
+    """Returns the built optimizers of a model by the names of its attributes."""
+    found = {"optimizer": model.optimizer, **vars(model)}
+    kind = keras.optimizers.Optimizer
+    return {name: value for name, value in found.items() if isinstance(value, kind) and value.built}
 
 
 def _copies(variables: Sequence[Any]) -> tuple[np.ndarray, ...]:

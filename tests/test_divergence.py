@@ -49,6 +49,9 @@ def test_has_diverged():
     assert not has_diverged(model, {"loss": 1.0, "val_loss": math.nan})
     assert has_diverged(model, {"loss": math.nan})
     assert has_diverged(model, {"loss": np.float32("inf")})
+    assert not has_diverged(model, {"loss": 1.0, "head_loss": math.nan})
+    assert not has_diverged(model, {"a_loss": 1.0, "val_a_loss": math.nan, "a": math.nan})
+    assert has_diverged(model, {"a_loss": 1.0, "b_loss": math.inf})
     model.layers[-1].bias.assign([math.nan])
     assert has_diverged(model, {"loss": 1.0})
 

@@ -36,7 +36,7 @@ def test_a_snapshot_before_the_first_batch_holds_the_optimizer():
     model = model_with_everything()
     assert not model.optimizer.built
     snapshot = take(model)
-    assert len(snapshot.optimizer) > 2
+    assert len(snapshot.optimizers["optimizer"]) > 2
     first = fit(model, [], 2)
     snapshot.restore(model)
     assert fit(model, [], 2) == first
@@ -53,10 +53,27 @@ def test_restores_alpha():
 
 def test_state_of_a_snapshot():
     model = small_branched_model()
-    again = Snapshot.from_state(take(model).get_state())
-    assert_same_state(
-        [*again.variables, *again.optimizer], [*take(model).variables, *take(model).optimizer]
-    )
+    taken = take(model)
+    again = Snapshot.from_state(taken.get_state())
+    assert_same_state(again.variables, taken.variables)
+    assert again.optimizers.keys() == taken.optimizers.keys() == {"optimizer"}
+    assert_same_state(again.optimizers["optimizer"], taken.optimizers["optimizer"])
+
+
+def test_every_optimizer_that_is_built_is_taken_back():
+    model = plain_model()
+    model.second, model.third = keras.optimizers.Adam(0.5), keras.optimizers.Adam()
+    model.second.build(model.trainable_variables)
+    snapshot = take(model)
+    assert set(snapshot.optimizers) == {"optimizer", "second"}
+    gradients = [np.ones(variable.shape) for variable in model.trainable_variables]
+    for optimizer in (model.second, model.third):
+        optimizer.apply(gradients, model.trainable_variables)
+    snapshot.restore(model)
+    for variable, value in zip(model.second.variables, snapshot.optimizers["second"], strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert int(model.second.iterations) == 0
+    assert int(model.third.iterations) == 1
 
 
 def test_another_structure():

@@ -193,6 +193,42 @@ def test_callbacks_that_copy_the_state_work():
         assert moments == 2 * len(model.trainable_variables)
 
 
+def states(gan):
+    optimizers = gan.optimizer.variables + gan.discriminator_optimizer.variables
+    return [np.array(variable) for variable in gan.variables + optimizers]
+
+
+def test_a_gan_that_diverges_stops_in_the_last_good_state():
+    class Explode(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.before = states(self.model)
+                head = self.model.discriminator.get_layer("logit").kernel
+                head.assign(np.full(head.shape, np.inf))
+
+    gan, explode, guard = compiled(generator(), discriminator()), Explode(), kbp.StopOnNonFinite()
+    message = r"epoch 2: its loss \(discriminator_loss nan, generator_loss nan\)"
+    with pytest.warns(UserWarning, match=message):
+        gan.fit(images(12), batch_size=4, epochs=3, verbose=0, callbacks=[explode, guard])
+    assert guard.stopped_epoch == 1
+    for actual, expected in zip(states(gan), explode.before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_batch_norm_is_reestimated_with_noise_in_the_generator_only():
+    gan = compiled(branched(generator()), discriminator())
+    noise = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
+    gan.fit(images(), epochs=1, verbose=0)
+    kbp.set_alpha(gan, 0.5)
+    training = gan(noise, training=True)
+    judge = [np.array(weight) for weight in gan.discriminator.weights]
+    assert np.abs(gan(noise) - training).max() > 1e-3
+    kbp.reestimate_batch_norm(gan, noise)
+    np.testing.assert_allclose(gan(noise), training, atol=1e-5)
+    for before, after in zip(judge, gan.discriminator.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_a_backup_resumes_with_both_optimizers(tmp_path):
     gan = compiled(branched(generator()), discriminator())
     backup = kbp.EpochBackup(tmp_path / "backup")

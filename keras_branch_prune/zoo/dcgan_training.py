@@ -33,8 +33,9 @@ class DCGAN(keras.Model):
 
     The teacher runs in inference mode and is never trained. It is no part of this model, neither of
     its variables nor of its weights. Save `gan.generator`, not the GAN. `EpochBackup` resumes with
-    both optimizers; `AlphaBacktracking` and `StopOnNonFinite` take both models back, but of the
-    optimizers only `gan.optimizer`, which is that of the generator.
+    both optimizers; `AlphaBacktracking` and `StopOnNonFinite` take both models and both optimizers
+    back. As a GAN is called with noise, `ReestimateBatchNorm` takes noise and re-estimates the
+    generator; the discriminator's statistics stay.
 
     Args:
         generator: A functional model from noise `(batch, noise)` to images
@@ -45,6 +46,12 @@ class DCGAN(keras.Model):
         distillation: Weight of the distillation loss, at least 0; not used without a teacher.
         seed: Seed of the noise, an integer; None takes a random one.
         **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Attributes:
+        generator: As given.
+        discriminator: As given.
+        noise_seed: The `keras.random.SeedGenerator` of the noise. Keras does not save its state;
+            set that in every epoch where a resumed training is to go on with the same noise.
 
     Raises:
         ValueError: If a model is not one, shapes do not fit together, or `distillation` is out of
@@ -74,7 +81,7 @@ class DCGAN(keras.Model):
         self.generator = generator
         self.discriminator = discriminator
         self._distillation = weight
-        self._noise_seed = keras.random.SeedGenerator(seed)
+        self.noise_seed = keras.random.SeedGenerator(seed)
         # Held by plain objects, so that Keras finds neither the teacher nor metrics to save.
         self._teach = None if teacher is None else functools.partial(teacher, training=False)
         self._logged = _Logged(distillation=teacher is not None)
@@ -144,7 +151,7 @@ class DCGAN(keras.Model):
 
     def _compared(self, images: Any, training: bool) -> dict[str, Any]:
         noise = keras.random.normal(
-            (ops.shape(images)[0], self.generator.inputs[0].shape[1]), seed=self._noise_seed
+            (ops.shape(images)[0], self.generator.inputs[0].shape[1]), seed=self.noise_seed
         )
         generated = self.generator(noise, training=training)
         real = ops.cast(self.discriminator(images, training=training), "float32")
