@@ -27,7 +27,7 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
     """
     path = folder / "settings.json"
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         changed = {name for name in old | settings if old.get(name) != settings.get(name)}
         if changed:
             raise ValueError(
@@ -35,6 +35,11 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
                 "Use the same ones to continue, or another --output_dir."
             )
     write_json(path, settings)
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,4 +105,4 @@ def trained(
         write_json(history, backup.history)
         kbp.save_model(model, path)
     shutil.rmtree(backup.folder, ignore_errors=True)
-    return kbp.load_model(path, compile=False), json.loads(history.read_text(encoding="utf-8"))
+    return kbp.load_model(path, compile=False), read_json(history)
