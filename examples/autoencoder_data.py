@@ -1,4 +1,4 @@
-"""The crops that an autoencoder is trained, calibrated and judged on."""
+"""The crops that an autoencoder is trained and judged on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from photos import Photos, PhotoSplits, crop_batches, load_photos, random_crops
 
 # The crops to evaluate on are the same whatever the seed, or results of two seeds do not compare.
 _SEEDS = {"train": 1, "val": 2, "test": 3}
-_CALIBRATION_SEED = 4
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Crops `(count, height, width, 3)` as inputs and as targets."""
@@ -74,11 +73,6 @@ class AutoencoderData:
             self.seed,
             clock.variable,
         )
-
-    def calibration(self, count: int) -> np.ndarray:
-        """Draws training crops for calibration."""
-        seed = (self.seed, _CALIBRATION_SEED)
-        return random_crops(_list(self.photos.train), count, self.crop_size, seed, flip=True)
 
     def examples(self, most: int = 3) -> dict[str, np.ndarray]:
         """Draws a crop each of some validation and test photos, by a label for pictures."""

@@ -35,15 +35,15 @@ flags.DEFINE_list(
 flags.DEFINE_bool("skips", False, "Whether the decoder also reads the encoder's blocks.")
 flags.DEFINE_enum("prune", "both", [*APPROACHES, "all"], "What to prune, and in which order.")
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.")
-flags.DEFINE_integer("calibration", 16, "Training crops to fit the branch on, new ones.", 1)
-flags.DEFINE_integer("train_epochs", 40, "Epochs for the original model.", 1)
-flags.DEFINE_integer("blend_epochs", 4, "Epochs in which α falls to 0.", 1)
-flags.DEFINE_integer("finetune_epochs", 12, "Epochs for the compact model.", 0)
+flags.DEFINE_integer("calibration", 32, "Training crops to rank and fit on, and for statistics.", 1)
+flags.DEFINE_integer("train_epochs", 60, "Epochs for the original model.", 1)
+flags.DEFINE_integer("blend_epochs", 6, "Epochs in which α falls to 0.", 1)
+flags.DEFINE_integer("finetune_epochs", 30, "Epochs for the compact model.", 0)
 flags.DEFINE_enum("schedule", "linear", ["linear", "cosine"], "How α falls, batch by batch.")
 flags.DEFINE_float("learning_rate", 0.002, "Initial learning rate of original and compact model.")
 flags.DEFINE_float("blend_learning_rate", None, "Learning rate while α falls; none: a fifth.")
 flags.DEFINE_bool("train_original", True, "Whether the original's weights are trained on too.")
-flags.DEFINE_integer("batch_size", 16, "Crops per training step.", 1)
+flags.DEFINE_integer("batch_size", 8, "Crops per training step.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, training crops and, but for photos, splits.", 0)
 flags.DEFINE_string("output_dir", "runs/prune_autoencoder", "Where results go.")
 flags.DEFINE_bool("benchmark", False, "Whether to measure latency and memory.")
@@ -96,7 +96,7 @@ def recipe(step: int = 0, steps: int = 1) -> kbp.Recipe:
         finetune_epochs=_share(FLAGS.finetune_epochs, step, steps),
         learning_rate=FLAGS.learning_rate,
         blend_learning_rate=FLAGS.blend_learning_rate,
-        calibration_samples=FLAGS.crops,
+        calibration_samples=FLAGS.calibration,
         train_original=FLAGS.train_original,
         # While α falls, the moving averages of the batch normalization lag behind it.
         reestimate_batch_norm=True,

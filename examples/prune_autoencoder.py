@@ -129,7 +129,6 @@ def prune(
         verbose=2,
         width=FLAGS.keep,
         scope=list(scope),
-        calibration=data.calibration(FLAGS.calibration),
     )
 
 
