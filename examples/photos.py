@@ -93,7 +93,7 @@ def random_crops(
     size: int,
     seed: int | Sequence[int],
     *,
-    flip: bool = False,
+    augment: bool = False,
 ) -> np.ndarray:
     """Cuts random squares out of random photos.
 
@@ -102,7 +102,8 @@ def random_crops(
         count: How many crops.
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
-        flip: Whether to mirror half of them, left to right.
+        augment: Whether to mirror half of them, left to right, and to shuffle their colours: the
+            photos are few, and must not teach that the world is as red as a retina.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
@@ -112,8 +113,9 @@ def random_crops(
     for crop in crops:
         photo = photos[rng.integers(len(photos))]
         top, left = (rng.integers(side - size + 1) for side in photo.shape[:2])
-        step = -1 if flip and rng.random() < 0.5 else 1
-        crop[:] = photo[top : top + size, left : left + size][:, ::step]
+        crop[:] = photo[top : top + size, left : left + size]
+        if augment:
+            crop[:] = crop[:, :: rng.choice((-1, 1)), rng.permutation(3)]
     return crops / np.float32(255)
 
 
@@ -125,7 +127,7 @@ def crop_batches(
     seed: int,
     epoch: tf.Variable,
 ) -> tf.data.Dataset:
-    """Makes batches of random, randomly mirrored crops, new ones in every epoch.
+    """Makes batches of random, augmented crops, new ones in every epoch.
 
     Args:
         photos: Photos `(height, width, 3)`, uint8, at least as large as a crop.
@@ -142,7 +144,7 @@ def crop_batches(
 
     def drawn(number, index):
         left = min(batch_size, count - index * batch_size)
-        return random_crops(photos, int(left), size, (seed, number, index), flip=True)
+        return random_crops(photos, int(left), size, (seed, number, index), augment=True)
 
     def batch(index):
         crops = tf.numpy_function(drawn, [epoch.read_value(), index], tf.float32)

@@ -172,13 +172,17 @@ def test_the_range_is_from_0_to_1():
     assert (crops.min(), crops.max()) == (0, 1)
 
 
-def test_half_of_the_crops_are_mirrored_if_so_asked():
-    def mirrored(**options):
-        crops = photos.random_crops(ramps(), 200, 11, seed=0, **options)
-        return sum(crop[0, 0, 2] > crop[0, 1, 2] for crop in crops)
+def test_half_of_the_crops_are_mirrored_and_all_recoloured_if_so_asked():
+    def rises(**options):
+        """By crop and channel, how a photo's column number changes from left to right."""
+        crops = photos.random_crops(ramps(), 900, 11, seed=0, **options)
+        return np.rint(255 * (crops[:, 0, 1] - crops[:, 0, 0]))
 
-    assert mirrored() == 0
-    assert 70 < mirrored(flip=True) < 130
+    assert np.array_equal(rises(), np.tile([0, 0, 1], (900, 1)))
+    augmented = rises(augment=True)
+    assert np.array_equal(np.abs(augmented).sum(axis=1), np.ones(900))
+    assert 400 < np.sum(augmented < 0) < 500
+    assert all(250 < count < 350 for count in np.abs(augmented).sum(axis=0))
 
 
 def test_the_same_seed_gives_the_same_crops():
