@@ -43,7 +43,7 @@ flags.DEFINE_enum("schedule", "linear", ["linear", "cosine"], "How α falls, bat
 flags.DEFINE_float("learning_rate", 0.002, "Initial learning rate of original and compact model.")
 flags.DEFINE_float("blend_learning_rate", None, "Learning rate while α falls; none: a fifth.")
 flags.DEFINE_bool("train_original", True, "Whether the original's weights are trained on too.")
-flags.DEFINE_integer("batch_size", 8, "Crops per training step.", 1)
+flags.DEFINE_integer("batch_size", 16, "Crops per training step.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, training crops and, but for photos, splits.", 0)
 flags.DEFINE_string("output_dir", "runs/prune_autoencoder", "Where results go.")
 flags.DEFINE_bool("benchmark", False, "Whether to measure latency and memory.")
