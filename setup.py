@@ -10,6 +10,7 @@ EXAMPLES = [
     "tensorflow-datasets",
     # tensorflow-datasets 4.9 imports importlib_resources without declaring it.
     "importlib_resources",
+    "scikit-image",
     "scikit-learn",
 ]
 REPORT = ["matplotlib"]

@@ -116,9 +116,9 @@ def _split(data: Split, share: float, seed: int) -> tuple[Split, Split]:
 def _load_tfds(
     name: str, data_dir: Path, seed: int, image_size: int | None, fashion_mnist_dir: Path
 ) -> ImageData:
-    builder = _tfds_builder(name, data_dir, fashion_mnist_dir)
+    builder = tfds_builder(name, data_dir, fashion_mnist_dir)
     image_key, label_key = _classification_keys(name, builder, image_size)
-    _prepare(name, builder)
+    prepare(name, builder)
     splits = {
         split: _read_split(builder, split, image_key, label_key, image_size)
         for split in ("train", "test")
@@ -134,7 +134,23 @@ def _load_tfds(
     return ImageData(name, classes, train, validation, test)
 
 
-def _tfds_builder(name: str, data_dir: Path, fashion_mnist_dir: Path):
+def tfds_builder(
+    name: str,
+    data_dir: Path,
+    fashion_mnist_dir: Path = Path(DEBIAN_FASHION_MNIST),
+    offline: str = "digits",
+):
+    """Returns the builder of a tensorflow-datasets data set.
+
+    Args:
+        name: Its name.
+        data_dir: Where tensorflow-datasets keeps what it has downloaded and prepared.
+        fashion_mnist_dir: Where the four files of Fashion-MNIST may be.
+        offline: What a script takes instead of such a name.
+
+    Raises:
+        ValueError: There is no such data set.
+    """
     # Imported here, since digits need none of this and the import takes seconds.
     import tensorflow_datasets as tfds
 
@@ -147,7 +163,7 @@ def _tfds_builder(name: str, data_dir: Path, fashion_mnist_dir: Path):
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(
-            "Argument `name` must be 'digits' or the name of a tensorflow-datasets data set. "
+            f"Argument `name` must be {offline!r} or the name of a tensorflow-datasets data set. "
             f"Received: name={name!r}"
         ) from error
 
@@ -172,7 +188,17 @@ def _classification_keys(name: str, builder, image_size: int | None) -> tuple[st
     return keys
 
 
-def _prepare(name: str, builder) -> None:
+def prepare(name: str, builder, offline: str = "digits") -> None:
+    """Downloads and prepares a data set, unless that was done.
+
+    Args:
+        name: Its name.
+        builder: Its builder.
+        offline: The data set that a script has without a download.
+
+    Raises:
+        ConnectionError: It could not be downloaded.
+    """
     import requests
     import tensorflow_datasets as tfds
 
@@ -182,7 +208,7 @@ def _prepare(name: str, builder) -> None:
     try:
         builder.download_and_prepare(download_config=settings)
     except (requests.RequestException, tfds.download.DownloadError) as error:
-        hint = "choose --dataset digits, which needs no download"
+        hint = f"choose --dataset {offline}, which needs no download"
         if name == "fashion_mnist":
             hint = f"install Debian's package dataset-fashion-mnist, or {hint}"
         raise ConnectionError(

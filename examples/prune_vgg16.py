@@ -133,7 +133,7 @@ def original_model(
             width=FLAGS.width, input_shape=data.image_shape, classes=data.classes
         ),
         batches,
-        data.validation,
+        (data.validation.images, data.validation.labels),
         clock,
         epochs=FLAGS.train_epochs,
         learning_rate=FLAGS.learning_rate,

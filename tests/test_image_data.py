@@ -1,7 +1,6 @@
 """Loading of real images: digits, and tensorflow-datasets fed from local files."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import fashion_mnist_files
@@ -9,27 +8,12 @@ import image_data
 import numpy as np
 import pytest
 import requests
-
-COUNTS = {"train": 80, "test": 20}
+from tiny_fashion_mnist import write_tiny_fashion_mnist
 
 
 @pytest.fixture
 def idx_dir(tmp_path):
-    """A tiny Fashion-MNIST, laid out as Debian's package lays out the real one."""
-    folder = tmp_path / "fashion-mnist"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for split, (images, labels) in fashion_mnist_files.PARTS.items():
-        count = COUNTS[split]
-        pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        write_idx(folder / images, struct.pack(">4i", 2051, count, 28, 28), pixels)
-        classes = (np.arange(count) % 10).astype(np.uint8)
-        write_idx(folder / labels, struct.pack(">2i", 2049, count), classes)
-    return folder
-
-
-def write_idx(path, header, array):
-    path.write_bytes(gzip.compress(header + array.tobytes()))
+    return write_tiny_fashion_mnist(tmp_path / "fashion-mnist")
 
 
 def load_tiny(tmp_path, idx_dir, seed=0, **kwargs):
