@@ -1,22 +1,26 @@
-"""A fall of α that ruins a model for good, and one in the same epochs that does not.
+"""A fall of α that ruins a model, and others in the same epochs that do not.
 
     python benchmarks/collapse.py --output=docs/collapse.json
+    python benchmarks/collapse.py --output=docs/collapse_without_norm.json --nobatch_norm \
+        --batches=38 --epochs=80 --methods=step,step+matching,backtracking,backtracking+matching
 
-The model is a plain chain of convolutions without normalization on scikit-learn's digits, blended
-into branches whose reduce and expand maps are random (Glorot) and fitted to nothing. All ways get
-the same number of epochs, the same learning rate, and data in the same order: `AlphaStepDecay(0.1)`
-and `AlphaBacktracking(0.1)`, each with and without the local matching of `Distiller`. Accuracies
-are those on validation images. Curves are drawn beside the results.
+A chain of convolutions on scikit-learn's digits is blended, in few batches, into branches whose
+reduce and expand maps are random (Glorot) and fitted to nothing. All ways get the same number of
+epochs, the same learning rate, and data in the same order: `AlphaStepDecay(0.1)` or
+`AlphaBacktracking(0.1)`, with re-estimated statistics of BatchNormalization or without, with local
+matching or without. Accuracies are those on validation images. Curves are drawn beside the results.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 from keras import layers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,18 +31,20 @@ import keras_branch_prune as kbp
 
 Split = tuple[np.ndarray, np.ndarray]
 
-METHODS = ("step", "step+matching", "backtracking", "backtracking+matching")
-COLOURS = dict(zip(METHODS, ("tab:red", "tab:orange", "tab:green", "tab:blue"), strict=True))
+METHODS = ("step", "step+statistics", "backtracking", "backtracking+statistics")
+COLOURS = ("tab:red", "tab:orange", "tab:green", "tab:blue")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "runs/collapse.json", "JSON file of results.")
 flags.DEFINE_integer("depth", 8, "Number of convolutions.", 1)
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.", 0, 1)
 flags.DEFINE_integer("train_epochs", 40, "Epochs for the original.", 1)
-flags.DEFINE_integer("epochs", 100, "Epochs while α falls and after.", 1)
-flags.DEFINE_float("learning_rate", 0.005, "Learning rate of SGD with momentum 0.9.")
+flags.DEFINE_bool("batch_norm", True, "Whether the convolutions have BatchNormalization.")
+flags.DEFINE_integer("epochs", 60, "Epochs while α falls and after.", 1)
+flags.DEFINE_integer("batches", 10, "Batches of 32 images in an epoch.", 1)
+flags.DEFINE_float("learning_rate", 0.01, "Learning rate of SGD with momentum 0.9.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights, channels, maps and order.")
-flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
+flags.DEFINE_list("methods", list(METHODS), "step or backtracking, +statistics, +matching.")
 flags.DEFINE_float("matching", 1.0, "Weight of the local matching.")
 flags.DEFINE_float("max_drop", 0.02, "Fall of the accuracy that backtracking tolerates.")
 flags.DEFINE_integer("patience", 10, "Epochs that backtracking gives a step.")
@@ -64,8 +70,10 @@ def trained(train: Split, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input(train[0].shape[1:])
     for number in range(FLAGS.depth):
-        options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+        options = {"padding": "same", "kernel_initializer": "he_normal"}
         x = layers.Conv2D(32, 3, **options, name=f"conv{number}")(x)
+        x = layers.BatchNormalization()(x) if FLAGS.batch_norm else x
+        x = layers.ReLU()(x)
         if number == FLAGS.depth // 2 - 1:
             x = layers.MaxPooling2D()(x)
     x = layers.GlobalAveragePooling2D()(x)
@@ -90,15 +98,27 @@ def with_random_maps(original: keras.Model, seed: int) -> keras.Model:
     return branched
 
 
-def make_callback(method: str, accuracy: float) -> keras.callbacks.Callback:
-    """Returns what lets α fall; `accuracy` is the original's, on the validation images."""
+def make_callbacks(
+    method: str, accuracy: float, images: np.ndarray
+) -> list[keras.callbacks.Callback]:
+    """Returns what lets α fall.
+
+    Args:
+        method: Its name, see the flag.
+        accuracy: The original's, on the validation images.
+        images: The training images.
+    """
     if method.startswith("step"):
-        return kbp.AlphaStepDecay(0.1)
-    # Down to any α and without larger steps, as the last bit is the hardest.
-    options = {"growth": 1.0, "threshold": 0.0, "min_step": 1e-3}
-    return kbp.AlphaBacktracking(
-        0.1, reference=accuracy, max_drop=FLAGS.max_drop, patience=FLAGS.patience, **options
-    )
+        decay = kbp.AlphaStepDecay(0.1)
+    else:
+        decay = kbp.AlphaBacktracking(
+            0.1,
+            reference=accuracy,
+            max_drop=FLAGS.max_drop,
+            patience=FLAGS.patience,
+            growth=1.0,
+        )
+    return [decay, kbp.ReestimateBatchNorm(images[:600])] if "+statistics" in method else [decay]
 
 
 def run(
@@ -107,17 +127,20 @@ def run(
     """Lets α fall in one way; returns the logs."""
     keras.utils.set_random_seed(seed)
     model = branched = with_random_maps(original, seed)
-    if method.endswith("+matching"):
+    if "+matching" in method:
         model = kbp.Distiller(branched, teacher=original, weight=0.0, matching=FLAGS.matching)
     compile_(model, FLAGS.learning_rate)
+    samples = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[0]), seed).repeat()
     with warnings.catch_warnings():
         # To give up is a result here.
         warnings.filterwarnings("ignore", "Training stopped with the last good state")
         logs = model.fit(
-            *train,
+            samples.batch(32),
             epochs=FLAGS.epochs,
+            steps_per_epoch=FLAGS.batches,
             validation_data=validation,
-            callbacks=[make_callback(method, accuracy)],
+            callbacks=make_callbacks(method, accuracy, train[0]),
+            shuffle=False,
             verbose=0,
         ).history
     kept = model.evaluate(*validation, return_dict=True, verbose=0)["accuracy"]
@@ -135,15 +158,16 @@ def draw(results: list[dict], path: Path) -> None:
     """Draws accuracy and α against the epoch."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    named = set()
+    methods = list(dict.fromkeys(result["method"] for result in results))
+    colours = dict(zip(methods, itertools.cycle(COLOURS), strict=False))
+    first = results[0]["seed"]
     for result in results:
         method = result["method"]
-        label = None if method in named else method
-        named.add(method)
+        label = method if result["seed"] == first else None
         for panel, name in zip(axes, ("val_accuracy", "alpha"), strict=True):
             values = result["history"][name]
             epochs = range(1, len(values) + 1)
-            panel.plot(epochs, values, color=COLOURS[method], label=label, alpha=0.7, linewidth=1)
+            panel.plot(epochs, values, color=colours[method], label=label, alpha=0.7, linewidth=1)
     accuracy = np.mean([result["original"] for result in results])
     axes[0].axhline(accuracy, color="black", linestyle=":", label="original (mean)")
     axes[0].set(xlabel="epoch", ylabel="accuracy on validation images", ylim=(0, 1))
