@@ -46,9 +46,10 @@ flags.DEFINE_bool("train_original", True, "Whether the original's weights are tr
 flags.DEFINE_integer("batch_size", 16, "Crops per training step.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, training crops and, but for photos, splits.", 0)
 flags.DEFINE_string("output_dir", "runs/prune_autoencoder", "Where results go.")
+flags.DEFINE_bool("control", False, "Whether to train the original on for as many epochs.")
 flags.DEFINE_bool("benchmark", False, "Whether to measure latency and memory.")
 
-_NOT_SETTINGS = {"output_dir", "data_dir", "prune", "benchmark"}
+_NOT_SETTINGS = {"output_dir", "data_dir", "prune", "control", "benchmark"}
 
 
 def _are_widths(values: list[str]) -> bool:

@@ -66,19 +66,29 @@ def loss_ratios(original: dict[str, Any], approach: dict[str, Any]) -> dict[str,
 
 
 def comparison(metrics: dict[str, Any]) -> str:
-    """Returns a table of the original and the compact models of all approaches."""
-    header = ["", "test loss after / before", "test PSNR/dB", "test SSIM", "parameters", "MACs"]
-    rows = [[*header, "epochs"], _compared("original", 1.0, metrics["original"], "")]
-    for name, approach in metrics["approaches"].items():
-        ratio = loss_ratios(metrics["original"], approach)["test"]
-        epochs = f"{approach['blend_epochs']} + {approach['finetune_epochs']}"
-        rows.append(_compared(name, ratio, approach["steps"][-1]["compact"], epochs))
-    return _aligned(rows)
+    """Returns a table of the original and the compact models of all approaches.
+
+    If the original was trained on, the ratios to that model are in it, too.
+    """
+    original, longer = metrics["original"], metrics.get("trained_on")
+    header = ["", "test loss / original", *(["/ trained on"] if longer else [])]
+    header += ["test PSNR/dB", "test SSIM", "parameters", "MACs"]
+    found = {"original": original, **({"original, trained on": longer} if longer else {})}
+    found |= {name: row["steps"][-1]["compact"] for name, row in metrics["approaches"].items()}
+    references = [row["test_loss"] for row in (original, longer) if row]
+    rows = [_compared(name, row, references) for name, row in found.items()]
+    epochs = {
+        f"{a['blend_epochs']} + {a['finetune_epochs']}" for a in metrics["approaches"].values()
+    }
+    return (
+        f"{_aligned([header, *rows])}\n{', '.join(epochs)} epochs each, to blend and to fine-tune"
+    )
 
 
-def _compared(name: str, ratio: float, row: dict[str, Any], epochs: str) -> list[str]:
+def _compared(name: str, row: dict[str, Any], references: Sequence[float]) -> list[str]:
+    ratios = [f"{row['test_loss'] / reference:.4f}" for reference in references]
     quality = [f"{row['test_psnr']:.2f}", f"{row['test_ssim']:.4f}"]
-    return [name, f"{ratio:.4f}", *quality, f"{row['parameters']:,}", f"{row['macs']:,}", epochs]
+    return [name, *ratios, *quality, f"{row['parameters']:,}", f"{row['macs']:,}"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ flags.DEFINE_integer("calibration", 2000, "Samples of noise to fit the branch on
 flags.DEFINE_enum_class("schedule", kbp.ScheduleType.LINEAR, kbp.ScheduleType, "How α falls.")
 flags.DEFINE_float("schedule_parameter", None, "Step size, rate, factor or steps of the schedule.")
 flags.DEFINE_float("distillation", 10.0, "Weight of the distance to the original's images.", 0)
+flags.DEFINE_float("finetune_distillation", 1.0, "The same for fine-tuning, after α is 0.", 0)
 flags.DEFINE_integer("classifier_epochs", 5, "Epochs for the classifier that judges.", 1)
 flags.DEFINE_integer("train_epochs", 20, "Epochs for the original GAN.", 1)
 flags.DEFINE_integer("blend_epochs", 10, "Most epochs until α is 0.", 1)

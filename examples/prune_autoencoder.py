@@ -11,8 +11,9 @@ continues where it was; other approaches (--prune) can be added to a folder.
 In the output folder are then the original, metrics.json and table.txt, and for each approach a
 folder of `kbp.prune` with plan, branched and compact model, and two pictures: `….training.png` and
 `….png`, crops beside what the models make of them. `encoder_then_decoder` has two such folders, and
-half of the epochs for each, so that all approaches are trained equally long. The original and every
-compact model are evaluated on the test crops once.
+half of the epochs for each, so that all approaches are trained equally long. --control trains the
+original on for as many epochs, for part of what a pruned model gains is not owed to pruning. The
+original and every model that came of it are evaluated on the test crops once.
 """
 
 from __future__ import annotations
@@ -56,29 +57,57 @@ def main(_: list[str]) -> None:
     models = {"original": original}
     for name in approaches():
         models[name] = prune_approach(folder, name, original, history, data)
+    if FLAGS.control:
+        train_on(folder, data)
     report(folder, models)
 
 
 def original_model(folder: Path, data: AutoencoderData) -> tuple[keras.Model, list]:
     """Trains the original and evaluates it, unless that was done; returns it and its history."""
-    clock = EpochNumber()
-    original, history = training.trained(
+    original, history = trained(
         folder,
         lambda: kbp.zoo.rgb_autoencoder(
             widths=[int(width) for width in FLAGS.widths],
             input_shape=(FLAGS.crop_size, FLAGS.crop_size, 3),
             skips=FLAGS.skips,
         ),
+        FLAGS.train_epochs,
+        data,
+    )
+    once(folder / "original.json", lambda: measured(original, data, test=True))
+    return original, history
+
+
+def train_on(folder: Path, data: AutoencoderData) -> None:
+    """Trains the original on for as long as pruning takes, and evaluates it, unless that is done.
+
+    It starts with the learning rate that fine-tuning starts with.
+    """
+    model, _ = trained(
+        folder / "trained_on",
+        lambda: kbp.load_model(folder / "original.keras", compile=False),
+        FLAGS.blend_epochs + FLAGS.finetune_epochs,
+        data,
+    )
+    once(folder / "trained_on.json", lambda: measured(model, data, test=True))
+
+
+def trained(
+    folder: Path, build: Callable[[], keras.Model], epochs: int, data: AutoencoderData
+) -> tuple[keras.Model, list]:
+    """Trains what `build` returns, unless that was done; returns it and its history."""
+    clock = EpochNumber()
+    return training.trained(
+        folder,
+        build,
         data.batches(clock),
         data.validation,
         clock,
-        epochs=FLAGS.train_epochs,
+        epochs=epochs,
         learning_rate=FLAGS.learning_rate,
         seed=FLAGS.seed,
         compile=compile_autoencoder,
     )
-    once(folder / "original.json", lambda: measured(original, data, test=True))
-    return original, history
 
 
 def once(path: Path, measure: Callable[[], Metrics]) -> Metrics:
@@ -139,9 +168,9 @@ def report(folder: Path, models: dict[str, keras.Model]) -> None:
         "original": training.read_json(folder / "original.json"),
         "approaches": {name: training.read_json(folder / f"{name}.json") for name in done},
     }
-    text = tables(metrics)
-    if len(done) > 1:
-        text += f"\n\n{comparison(metrics)}"
+    if (folder / "trained_on.json").exists():
+        metrics["trained_on"] = training.read_json(folder / "trained_on.json")
+    text = f"{tables(metrics)}\n\n{comparison(metrics)}"
     if FLAGS.benchmark:
         benchmark = kbp.benchmark(models)
         metrics["benchmark"] = benchmark.to_json()

@@ -75,7 +75,6 @@ def main(_: list[str]) -> None:
         standard_normal(FLAGS.calibration, FLAGS.noise, FLAGS.seed),
         FLAGS.batch_size,
         FLAGS.learning_rate,
-        FLAGS.distillation,
         FLAGS.seed,
     )
     generators, discriminators = trained_models(shared, data)
@@ -125,6 +124,7 @@ def trained_models(
         lambda: (kbp.merge(branched.generator), branched.discriminator),
         FLAGS.finetune_epochs,
         teacher=original.generator,
+        distillation=FLAGS.finetune_distillation,
     )
     generators = {
         "original": original.generator,
@@ -178,6 +178,7 @@ def blended_generator(shared: Training, original: Stage) -> tuple[Stage, keras.M
         ),
         epochs_to_zero(),
         teacher=original.generator,
+        distillation=FLAGS.distillation,
         decay=alpha_callback(),
     )
     merged = kbp.merge(branched.generator)
@@ -202,6 +203,7 @@ def pruned_discriminator(shared: Training, original: Stage, compact: Stage) -> S
         lambda: (compact.generator, branched_discriminator(shared, compact)),
         epochs_to_zero(),
         teacher=original.generator,
+        distillation=FLAGS.distillation,
         decay=alpha_callback(),
     )
     return shared.stage(
@@ -209,6 +211,7 @@ def pruned_discriminator(shared: Training, original: Stage, compact: Stage) -> S
         lambda: (branched.generator, kbp.merge(branched.discriminator)),
         FLAGS.finetune_epochs,
         teacher=original.generator,
+        distillation=FLAGS.finetune_distillation,
     )
 
 

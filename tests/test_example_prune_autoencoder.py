@@ -228,8 +228,13 @@ def test_a_data_set_that_is_not_there_is_refused_before_anything_is_made(tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--skips", "--widths=2,4,4")], ids=["plain", "skips"])
 def test_all_approaches(tmp_path, flags):
-    printed = run(tmp_path, "--prune=all", *flags)
+    printed = run(tmp_path, "--prune=all", "--control", *flags)
     metrics = read(tmp_path / "metrics.json")
+    assert len(read(tmp_path / "trained_on" / "original.history.json")) == 3
+    for key in ("parameters", "macs"):
+        assert metrics["trained_on"][key] == metrics["original"][key]
+    assert metrics["trained_on"]["train_loss"] < metrics["original"]["train_loss"]
+    reference = metrics["trained_on"]["test_loss"]
     approaches = metrics["approaches"]
     assert list(approaches) == ["encoder", "decoder", "both", "encoder_then_decoder"]
     assert_table_has(printed, metrics)
@@ -238,7 +243,10 @@ def test_all_approaches(tmp_path, flags):
         assert (approach["blend_epochs"], approach["finetune_epochs"]) == (2, 1)
         assert all(step["difference"] <= 1e-5 for step in approach["steps"])
         assert "test_loss" not in approach["steps"][0]["compact"] or len(approach["steps"]) == 1
-        assert f"\n{name} " in printed.split("test loss after / before")[1]
+        (row,) = re.findall(rf"\n{name} (.*)", printed.split("test loss / original")[1])
+        ratio = approach["steps"][-1]["compact"]["test_loss"] / reference
+        assert row.split()[1] == f"{ratio:.4f}"
+    assert "2 + 1 epochs each" in printed
     compact = {name: approach["steps"][-1]["compact"] for name, approach in approaches.items()}
     assert compact["both"]["macs"] == compact["encoder_then_decoder"]["macs"]
     assert compact["both"]["macs"] < min(compact[n]["macs"] for n in ("encoder", "decoder"))
