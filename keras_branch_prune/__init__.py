@@ -27,6 +27,7 @@ from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
@@ -118,6 +119,7 @@ __all__ = [
     "count_parameters",
     "explain",
     "export_saved_model",
+    "fold_batch_norm",
     "get_alpha",
     "load_model",
     "make_alpha_callback",

@@ -38,6 +38,7 @@ ORDER = (
     *("rates", "soft_targets", "distillation", "merge"),
     *(
         "explain",
+        "fold_norm",
         "fold",
         "verify",
         "export",
