@@ -111,8 +111,8 @@ def test_lookup_tables_keep_their_content(tmp_path):
 def test_a_mismatch_is_deleted_and_the_old_export_stays(tmp_path, monkeypatch):
     path = export_saved_model(_cnn(), tmp_path / "saved", verify=False)
     before = (path / "saved_model.pb").read_bytes()
-    wrong = np.ones((2, 3), "float32")
-    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [wrong])
+    wrong = np.ones((1, 3), "float32")
+    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [[wrong], [wrong]])
     with pytest.raises(
         ExportError, match=r"differs from 'third' at output 'scores'.*allowed 1e-05"
     ):
@@ -133,7 +133,9 @@ def test_an_export_that_cannot_be_loaded_is_deleted(tmp_path, monkeypatch):
 
 
 def test_wrong_shapes_and_missing_answers_are_mismatches(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [np.zeros((2, 1), "float32")])
+    monkeypatch.setattr(
+        verify, "_reload_and_run", lambda *args: [[np.zeros((1, 1), "float32")]] * 2
+    )
     with pytest.raises(ExportError, match="= inf"):
         export_saved_model(_cnn(), tmp_path / "saved")
 
