@@ -237,10 +237,9 @@ def frozen(concrete: Any) -> Callable[..., Sequence[Any]]:
     graph_def = constant.graph.as_graph_def()
     sources = [tensor.name for tensor in constant.inputs]
     targets = [tensor.name for tensor in constant.outputs]
-    captured = [tensor.numpy() for tensor in constant.captured_inputs]
 
     def run(*tensors: Any) -> Sequence[Any]:
-        feeds = dict(zip(sources, [*tensors, *map(tf.constant, captured)], strict=True))
+        feeds = dict(zip(sources, tensors, strict=True))
         return tf.graph_util.import_graph_def(graph_def, feeds, targets, name="")
 
     return run

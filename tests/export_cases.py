@@ -36,6 +36,13 @@ def two_by_two() -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
+def unsorted() -> keras.Model:
+    """Inputs and outputs whose names are not in alphabetical order."""
+    inputs = [keras.Input((4,), name="z"), keras.Input((4,), name="a")]
+    heads = [layers.Dense(3, name=name)(x) for name, x in zip("yb", inputs, strict=True)]
+    return keras.Model(inputs, heads)
+
+
 def grouped() -> keras.Model:
     inputs = keras.Input((8, 8, 4), name="image")
     return keras.Model(inputs, layers.Conv2D(6, 3, groups=2, name="features")(inputs))
@@ -75,6 +82,7 @@ def recurrent() -> keras.Model:
 CASES: dict[str, Callable[[], keras.Model]] = {
     "cnn": cnn,
     "two inputs and two outputs": two_by_two,
+    "names in no order": unsorted,
     "grouped convolution": grouped,
     "open sizes": open_sizes,
     "attention": attention,

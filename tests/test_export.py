@@ -1,9 +1,11 @@
 import os
 
+import export_cases
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from export_cases import assert_round_trip
 from keras import layers
 
 from keras_branch_prune import export, verify
@@ -16,6 +18,10 @@ def _signature(path):
     signature = loaded.signatures["serving_default"]
     signature.owner = loaded  # a signature does not keep its model alive
     return signature
+
+
+def _tensors(inputs):
+    return {name: tf.constant(x) for name, x in inputs.items()}
 
 
 def _is_frozen(path):
@@ -96,6 +102,13 @@ def test_large_models_are_not_frozen(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 1)
     path = export_saved_model(model, tmp_path / "saved", verify=False)
     assert not _is_frozen(path)
+
+
+def test_values_that_are_no_variables_are_frozen_too(tmp_path):
+    model = export_cases.normalized()
+    path = export_saved_model(model, tmp_path / "saved")
+    assert _is_frozen(path)
+    assert_round_trip(model, lambda inputs: _signature(path)(**_tensors(inputs)))
 
 
 def test_lookup_tables_keep_their_content(tmp_path):

@@ -61,7 +61,7 @@ def test_quantized_weights_differ_by_less_than_the_bar(tmp_path):
 
 
 def test_an_input_as_output_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="nothing was written"):
+    with pytest.raises(ExportError, match=r"nothing was written(.|\n)*outputs .* instead of"):
         export_openvino(export_cases.input_as_output(), tmp_path / "m")
     assert os.listdir(tmp_path) == []
 
