@@ -10,7 +10,7 @@ from keras_branch_prune.export_openvino import export_openvino
 
 
 def _run(path):
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(path / "model.xml", "CPU", options)
     names = [name for output in compiled.outputs for name in output.names]
 
@@ -48,7 +48,7 @@ def test_large_models(tmp_path, name):
 @pytest.mark.parametrize(("quantize", "share"), [(None, 1), ("float16", 0.5)])
 def test_weights_are_stored_once_and_quantized(tmp_path, quantize, share):
     model = export_cases.wide()
-    path = export_openvino(model, tmp_path / "m", quantize=quantize)
+    path = export_openvino(model, tmp_path / "m", verify=False, quantize=quantize)
     assert share <= size(path) / (4 * model.count_params()) <= 1.05 * share
 
 
