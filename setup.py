@@ -14,9 +14,12 @@ EXAMPLES = [
     "scikit-learn",
 ]
 REPORT = ["matplotlib"]
-# SavedModel export needs TensorFlow only. The extra stands so that installing it keeps working
-# once formats with packages of their own are added.
-EXPORT: list[str] = []
+# A SavedModel needs TensorFlow only, which also converts to LiteRT; the other formats have tools of
+# their own, and each needs its runtime to be verified.
+LITERT = ["ai-edge-litert"]
+ONNX = ["onnx", "onnxruntime", "tf2onnx"]
+OPENVINO = ["openvino"]
+EXPORT = [*LITERT, *ONNX, *OPENVINO]
 TEST = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", *EXAMPLES, *REPORT, *EXPORT]
 
 readme = Path(__file__).parent / "README.md"
@@ -32,7 +35,15 @@ setup(
     packages=find_packages(include=["keras_branch_prune", "keras_branch_prune.*"]),
     python_requires=">=3.10",
     install_requires=["tensorflow>=2.18", "keras>=3.8", "h5py", "numpy"],
-    extras_require={"examples": EXAMPLES, "report": REPORT, "export": EXPORT, "test": TEST},
+    extras_require={
+        "examples": EXAMPLES,
+        "report": REPORT,
+        "litert": LITERT,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
+        "export": EXPORT,
+        "test": TEST,
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -26,7 +26,11 @@ from keras_branch_prune.distillation import Distiller
 from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.export import export_saved_model
+from keras_branch_prune.export_litert import export_litert
+from keras_branch_prune.export_onnx import export_onnx
+from keras_branch_prune.export_openvino import export_openvino
 from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
@@ -117,7 +121,11 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "explain",
+    "export_litert",
+    "export_onnx",
+    "export_openvino",
     "export_saved_model",
+    "fold_batch_norm",
     "get_alpha",
     "load_model",
     "make_alpha_callback",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def export_saved_model(
         model: A built functional or Sequential model.
         path: Folder to write.
         verify: Whether to reload the result in a fresh process that imports TensorFlow only, and
-            to compare it with `model` on random inputs (takes some seconds): the bar is
-            max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for bfloat16).
+            to compare it with `model` on random inputs, at batch 1 and 3 (takes some seconds): the
+            bar is max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for
+            bfloat16).
         freeze: Whether the weights become constants of the graph, which TensorFlow prepares for the
             hardware once. As variables they take a tenth of the RAM, but are prepared at every
             call, which costs most at batch 1. Models with more than 256 MiB of weights or with
@@ -71,20 +73,29 @@ def export_saved_model(
         ExportError: If the verification fails; nothing is written then.
         RuntimeError: If Keras does not run on TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "A SavedModel can only be written with the TensorFlow backend of Keras. "
-            f"Received: keras.backend.backend() = '{keras.backend.backend()}'"
-        )
-    target = Path(path)
-    _refuse_foreign(target)
+    require_tensorflow("a SavedModel")
+    target = folder_target(path, "saved_model.pb", "a SavedModel")
     form = inference_form(model)
-    names = Names(_input_names(form), _output_names(form))
+    names = serving_names(form)
     with atomic_write(target) as temporary:
         _write(form, names, Path(temporary), freeze)
         if verify:
             verify_reloaded(model, names, Path(temporary))
     return target
+
+
+def require_tensorflow(title: str) -> None:
+    """Raises `RuntimeError` unless Keras runs on TensorFlow, from which all exports start."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"The export to {title} needs the TensorFlow backend of Keras. "
+            f"Received: keras.backend.backend() = '{keras.backend.backend()}'"
+        )
+
+
+def serving_names(form: keras.Model) -> Names:
+    """Returns the names of inputs and outputs of an exported model, see `export_saved_model`."""
+    return Names(_input_names(form), _output_names(form))
 
 
 def _input_names(form: keras.Model) -> list[str]:
@@ -103,42 +114,67 @@ def _output_names(form: keras.Model) -> list[str]:
     return [unique_name(name, taken) for name in form.output_names]
 
 
-def _refuse_foreign(target: Path) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
+def folder_target(path: str | os.PathLike[str], file: str, title: str) -> Path:
+    """Returns the path of a folder to write, or raises if something else is there.
+
+    Args:
+        path: The folder.
+        file: A file that shows that a folder is an older export.
+        title: What messages call such a folder.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_dir():
         raise FileExistsError(f"`path` must be a folder. Received: the file '{target}'")
-    if any(target.iterdir()) and not (target / "saved_model.pb").is_file():
+    if target.exists() and any(target.iterdir()) and not (target / file).is_file():
         raise FileExistsError(
-            "`path` must be new, empty or a SavedModel, which is replaced. Received: the folder "
+            f"`path` must be new, empty or {title}, which is replaced. Received: the folder "
             f"'{target}' with other content"
         )
+    return target
 
 
 def _write(form: keras.Model, names: Names, folder: Path, freeze: bool) -> None:
     """Writes a model in inference form as it is."""
+    module = tf.Module()
+    signature, variables = serving_function(form, names, freeze)
+    if variables is not None:
+        module.model_variables = variables
+        module.tables = [layer for layer in form.layers if not layer.weights]
+    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})
+
+
+def serving_function(
+    form: keras.Model, names: Names, freeze: bool, portable: bool = False
+) -> tuple[Any, list[Any] | None]:
+    """Returns a model as a concrete function of named tensors.
+
+    Args:
+        form: A model in inference form.
+        names: Names of its inputs and outputs.
+        freeze: Whether the weights become constants, if they may; see `export_saved_model`.
+        portable: Whether the function is for other runtimes than TensorFlow, and so leaves nothing
+            to XLA, the compiler of TensorFlow.
+
+    Returns:
+        The concrete function, which takes the inputs by name and returns a dict, and the variables
+        that it needs: `None` if they became constants.
+    """
     specs = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
         for name, tensor in zip(names.inputs, form.inputs, strict=True)
     }
-
-    run, variables = inference_function(form, list(specs.values()), freeze)
-    module = tf.Module()
-    if variables is not None:
-        module.model_variables = variables
-        module.tables = [layer for layer in form.layers if not layer.weights]
+    run, variables = inference_function(form, list(specs.values()), freeze, portable)
 
     @tf.function(autograph=False)
     def serve(**tensors: Any) -> dict[str, Any]:
         results = run(*[tensors[name] for name in specs])
         return dict(zip(names.outputs, results, strict=True))
 
-    signature = serve.get_concrete_function(**specs)
-    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})
+    return serve.get_concrete_function(**specs), variables
 
 
 def inference_function(
-    form: keras.Model, specs: Sequence[Any], freeze: bool = True
+    form: keras.Model, specs: Sequence[Any], freeze: bool = True, portable: bool = False
 ) -> tuple[Any, list[Any] | None]:
     """Returns a model as a function, as the exported model computes it.
 
@@ -146,6 +182,8 @@ def inference_function(
         form: A model in inference form, of any weights.
         specs: One `tf.TensorSpec` per input.
         freeze: Whether the weights become constants, if they may; see `export_saved_model`.
+        portable: Whether the function is for other runtimes than TensorFlow, and so leaves nothing
+            to XLA, the compiler of TensorFlow.
 
     Returns:
         The function, which takes the inputs flat and returns a list of tensors, and the variables
@@ -157,10 +195,22 @@ def inference_function(
         results = form(tree.pack_sequence_as(form.input, tensors), training=False)
         return [tf.identity(tensor) for tensor in tree.flatten(results)]
 
-    concrete = predict.get_concrete_function(*specs)
-    if freeze and fits_frozen(form) and _captures_only_variables(concrete):
-        return _frozen(concrete), None
+    with _nested_functions_inlined() if portable else nullcontext():
+        concrete = predict.get_concrete_function(*specs)
+    if freeze and fits_frozen(form) and _may_be_frozen(concrete):
+        return frozen(concrete), None
     return predict, list(concrete.variables)
+
+
+@contextmanager
+def _nested_functions_inlined() -> Iterator[None]:
+    """Traces what a `tf.function` calls as if it were written there, such as what XLA compiles."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def fits_frozen(model: keras.Model) -> bool:
@@ -169,17 +219,24 @@ def fits_frozen(model: keras.Model) -> bool:
     return sum(sizes) <= _MAX_FROZEN_BYTES
 
 
-def _captures_only_variables(concrete: Any) -> bool:
+def _may_be_frozen(concrete: Any) -> bool:
+    """Whether a function needs nothing but variables and values: a lookup table is neither."""
     variables = {id(variable.handle) for variable in concrete.variables}
-    return all(id(tensor) in variables for tensor in concrete.captured_inputs)
+    return all(
+        id(tensor) in variables or tensor.dtype not in (tf.resource, tf.variant)
+        for tensor in concrete.captured_inputs
+    )
 
 
-def _frozen(concrete: Any) -> Any:
-    """Returns the function with its variables turned into constants of its graph."""
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    graph_def = frozen.graph.as_graph_def()
-    sources = [tensor.name for tensor in frozen.inputs]
-    targets = [tensor.name for tensor in frozen.outputs]
+def frozen(concrete: Any) -> Callable[..., Sequence[Any]]:
+    """Returns the function with variables and captured values turned into constants of its graph.
+
+    It takes and returns the tensors flat, as TensorFlow flattens those of `concrete`.
+    """
+    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    graph_def = constant.graph.as_graph_def()
+    sources = [tensor.name for tensor in constant.inputs]
+    targets = [tensor.name for tensor in constant.outputs]
 
     def run(*tensors: Any) -> Sequence[Any]:
         feeds = dict(zip(sources, tensors, strict=True))

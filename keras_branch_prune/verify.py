@@ -20,35 +20,13 @@ from keras import tree
 from keras_branch_prune.canonical import canonical
 from keras_branch_prune.equivalence import random_inputs, relative_error
 
-_BATCH = 2
+_BATCHES = (1, 3)
 _TIMEOUT_S = 900
 _ERROR_TAIL = 2000
+_SCRIPT = Path(__file__).with_name("_reload_worker.py")
 
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
 _TOLERANCE = 1e-5
-
-_SCRIPT = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-
-folder, input_file, output_file, names = sys.argv[1:]
-names = json.loads(names)
-loaded = tf.saved_model.load(folder)
-serve = loaded.signatures["serving_default"]
-specs = serve.structured_input_signature[1]
-with np.load(input_file) as arrays:
-    inputs = {
-        name: tf.cast(tf.constant(arrays[f"arr_{index}"]), specs[name].dtype)
-        for index, name in enumerate(names["inputs"])
-    }
-outputs = serve(**inputs)
-if set(outputs) != set(names["outputs"]):
-    raise SystemExit(f"outputs {sorted(outputs)} instead of {sorted(names['outputs'])}")
-outputs = [outputs[name] for name in names["outputs"]]
-outputs = [tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x for x in outputs]
-np.savez(output_file, *[x.numpy() for x in outputs])
-"""
 
 
 class ExportError(RuntimeError):
@@ -63,13 +41,23 @@ class Names:
     outputs: list[str]
 
 
-def verify_reloaded(model: keras.Model, names: Names, folder: Path) -> None:
-    """Compares a SavedModel, loaded in a fresh process, with the model on random inputs.
+def verify_reloaded(
+    model: keras.Model,
+    names: Names,
+    path: Path,
+    runtime: str = "saved_model",
+    tolerance: float = 0.0,
+) -> None:
+    """Compares an exported model, run in a fresh process, with the model on random inputs.
+
+    The inputs are batches of 1 and of 3, or of what the model asks for.
 
     Args:
         model: What was exported.
-        names: Names of the inputs and outputs in the signature.
-        folder: The SavedModel.
+        names: Names of the inputs and outputs in the exported model.
+        path: The exported model.
+        runtime: What runs it: "saved_model", "litert", "onnx" or "openvino".
+        tolerance: The bar, if that of the model's dtypes is lower.
 
     Raises:
         ExportError: If it cannot be run, or an output differs by more than the bar.
@@ -78,16 +66,26 @@ def verify_reloaded(model: keras.Model, names: Names, folder: Path) -> None:
     _refuse_strings(model)
     # On the CPU, as in the fresh process: a GPU may round the factors of a convolution to TF32.
     with tf.device("CPU:0"):
-        inputs = random_inputs(model, _BATCH)
-        outputs = model(inputs, training=False)
-    actual = _reload_and_run(folder, [_array(tensor) for tensor in tree.flatten(inputs)], names)
-    expected = [_array(tensor) for tensor in tree.flatten(outputs)]
-    tolerance = _tolerance(model)
-    for name, one, other in zip(names.outputs, expected, actual, strict=True):
+        inputs = [random_inputs(model, batch, seed=batch) for batch in _BATCHES]
+        outputs = [model(case, training=False) for case in inputs]
+    results = _reload_and_run(path, [_arrays(case) for case in inputs], names, runtime)
+    tolerance = max(tolerance, _tolerance(model))
+    for expected, actual in zip(outputs, results, strict=True):
+        _compare(model.name, names.outputs, _arrays(expected), actual, tolerance)
+
+
+def _compare(
+    model: str,
+    names: Sequence[str],
+    expected: Sequence[np.ndarray],
+    actual: Sequence[np.ndarray],
+    tolerance: float,
+) -> None:
+    for name, one, other in zip(names, expected, actual, strict=True):
         error = relative_error(one, other) if one.shape == other.shape else float("inf")
         if error > tolerance:
             raise ExportError(
-                f"The exported model differs from '{model.name}' at output '{name}': "
+                f"The exported model differs from '{model}' at output '{name}': "
                 f"max|difference| / max|output| = {error:.2g}, allowed {tolerance:.0g}. "
                 "Nothing was written."
             )
@@ -102,10 +100,16 @@ def _refuse_strings(model: keras.Model) -> None:
             )
 
 
-def _array(tensor: Any) -> np.ndarray:
-    """Returns a tensor in a dtype that NumPy can store."""
-    bfloat16 = keras.backend.standardize_dtype(tensor.dtype) == "bfloat16"
-    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32") if bfloat16 else tensor)
+def _arrays(tensors: Any) -> list[np.ndarray]:
+    """Returns tensors, flat, in dtypes that NumPy can store."""
+    return [
+        keras.ops.convert_to_numpy(
+            keras.ops.cast(x, "float32")
+            if keras.backend.standardize_dtype(x.dtype) == "bfloat16"
+            else x
+        )
+        for x in tree.flatten(tensors)
+    ]
 
 
 def _tolerance(model: keras.Model) -> float:
@@ -113,28 +117,36 @@ def _tolerance(model: keras.Model) -> float:
     return max((_TOLERANCES.get(dtype, _TOLERANCE) for dtype in dtypes), default=_TOLERANCE)
 
 
-def _reload_and_run(folder: Path, inputs: Sequence[np.ndarray], names: Names) -> list[np.ndarray]:
-    """Runs the SavedModel's signature in a fresh process that knows neither the model nor us."""
+def _reload_and_run(
+    path: Path, cases: Sequence[Sequence[np.ndarray]], names: Names, runtime: str
+) -> list[list[np.ndarray]]:
+    """Runs the exported model in a fresh process that knows neither the model nor us."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
-        np.savez(source, *inputs)
-        arguments = [str(folder), str(source), str(target), json.dumps(dataclasses.asdict(names))]
-        try:
-            process = subprocess.run(
-                [sys.executable, "-c", _SCRIPT, *arguments],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_TIMEOUT_S,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ExportError(f"The exported model gave no answer in {error.timeout} s.") from error
-        if process.returncode != 0:
-            raise ExportError(
-                "The exported model could not be used in a fresh process; nothing was written. "
-                f"It ended with:\n{process.stderr[-_ERROR_TAIL:]}"
-            )
-        with np.load(target) as arrays:
-            return [arrays[f"arr_{index}"] for index in range(len(names.outputs))]
+        arrays = {f"{k}_{i}": x for k, case in enumerate(cases) for i, x in enumerate(case)}
+        np.savez(source, **arrays)  # type: ignore[arg-type]
+        task = json.dumps({**dataclasses.asdict(names), "cases": len(cases)})
+        _run_worker([runtime, str(path), str(source), str(target), task])
+        with np.load(target) as results:
+            outputs = range(len(names.outputs))
+            return [[results[f"{k}_{i}"] for i in outputs] for k in range(len(cases))]
+
+
+def _run_worker(arguments: Sequence[str]) -> None:
+    try:
+        process = subprocess.run(
+            [sys.executable, str(_SCRIPT), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"The exported model gave no answer in {error.timeout} s.") from error
+    if process.returncode != 0:
+        raise ExportError(
+            "The exported model could not be used in a fresh process; nothing was written. "
+            f"It ended with:\n{process.stderr[-_ERROR_TAIL:]}"
+        )

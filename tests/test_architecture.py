@@ -38,9 +38,14 @@ ORDER = (
     *("rates", "soft_targets", "distillation", "merge"),
     *(
         "explain",
+        "fold_norm",
         "fold",
         "verify",
         "export",
+        "conversion",
+        "export_litert",
+        "export_onnx",
+        "export_openvino",
         "worker",
         "benchmark_result",
         "benchmark",
@@ -52,6 +57,7 @@ ORDER = (
     *("run_folder", "shuffled", "recipe", "stages", "pruning_result", "prune", "controls"),
     *("report", "zoo"),
 )
+WORKERS = {"_benchmark_worker", "_reload_worker"}
 
 
 def imported(path: Path) -> set[str]:
@@ -71,7 +77,7 @@ def imported(path: Path) -> set[str]:
 
 def test_the_order_names_every_module():
     modules = {module.name for module in pkgutil.iter_modules([str(PACKAGE)])}
-    assert modules - {"_benchmark_worker"} == set(ORDER)
+    assert modules - WORKERS == set(ORDER)
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -84,8 +90,9 @@ def test_a_module_imports_earlier_ones_only(module):
         assert later == set()
 
 
-def test_the_benchmark_worker_imports_nothing_of_the_package():
-    assert imported(PACKAGE / "_benchmark_worker.py") == set()
+@pytest.mark.parametrize("worker", sorted(WORKERS))
+def test_the_workers_import_nothing_of_the_package(worker):
+    assert imported(PACKAGE / f"{worker}.py") == set()
 
 
 def test_every_public_name_exists():

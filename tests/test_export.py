@@ -1,9 +1,11 @@
 import os
 
+import export_cases
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from export_cases import assert_round_trip
 from keras import layers
 
 from keras_branch_prune import export, verify
@@ -16,6 +18,10 @@ def _signature(path):
     signature = loaded.signatures["serving_default"]
     signature.owner = loaded  # a signature does not keep its model alive
     return signature
+
+
+def _tensors(inputs):
+    return {name: tf.constant(x) for name, x in inputs.items()}
 
 
 def _is_frozen(path):
@@ -98,6 +104,13 @@ def test_large_models_are_not_frozen(tmp_path, monkeypatch):
     assert not _is_frozen(path)
 
 
+def test_values_that_are_no_variables_are_frozen_too(tmp_path):
+    model = export_cases.normalized()
+    path = export_saved_model(model, tmp_path / "saved")
+    assert _is_frozen(path)
+    assert_round_trip(model, lambda inputs: _signature(path)(**_tensors(inputs)))
+
+
 def test_lookup_tables_keep_their_content(tmp_path):
     inputs = keras.Input((), dtype="string", name="word")
     model = keras.Model(inputs, layers.StringLookup(vocabulary=["a", "b"], name="id")(inputs))
@@ -111,8 +124,8 @@ def test_lookup_tables_keep_their_content(tmp_path):
 def test_a_mismatch_is_deleted_and_the_old_export_stays(tmp_path, monkeypatch):
     path = export_saved_model(_cnn(), tmp_path / "saved", verify=False)
     before = (path / "saved_model.pb").read_bytes()
-    wrong = np.ones((2, 3), "float32")
-    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [wrong])
+    wrong = np.ones((1, 3), "float32")
+    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [[wrong], [wrong]])
     with pytest.raises(
         ExportError, match=r"differs from 'third' at output 'scores'.*allowed 1e-05"
     ):
@@ -133,7 +146,9 @@ def test_an_export_that_cannot_be_loaded_is_deleted(tmp_path, monkeypatch):
 
 
 def test_wrong_shapes_and_missing_answers_are_mismatches(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_reload_and_run", lambda *args: [np.zeros((2, 1), "float32")])
+    monkeypatch.setattr(
+        verify, "_reload_and_run", lambda *args: [[np.zeros((1, 1), "float32")]] * 2
+    )
     with pytest.raises(ExportError, match="= inf"):
         export_saved_model(_cnn(), tmp_path / "saved")
 

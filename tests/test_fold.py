@@ -83,7 +83,7 @@ UNFOLDABLE = {
         BN(dtype="float32"),
     ),
     "nothing linear": (IMAGE, layers.ReLU(), BN()),
-    "first": (IMAGE, BN(), layers.Conv2D(3, 3)),
+    "before zero padding": (IMAGE, BN(), layers.Conv2D(3, 3, padding="same")),
 }
 
 

@@ -1,0 +1,138 @@
+"""What the exports to formats other than a SavedModel share."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_branch_prune.export import require_tensorflow, serving_function, serving_names
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.fold import inference_form
+from keras_branch_prune.graph import unique_name
+from keras_branch_prune.verify import ExportError, Names, verify_reloaded
+
+_LONGEST_REASON = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format that a model can be converted to.
+
+    Args:
+        title: What messages call it.
+        extra: The extra of this package that installs what it needs, and its runtime in `verify`.
+        converter: The modules that write it.
+        runtime: The modules that run it.
+        tolerances: The bar of the verification by the value of `quantize`.
+    """
+
+    title: str
+    extra: str
+    converter: tuple[str, ...]
+    runtime: tuple[str, ...]
+    tolerances: Mapping[str | None, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A model as converters take it.
+
+    Args:
+        function: A concrete TensorFlow function that takes the inputs by name and returns a dict.
+        variables: Its variables.
+        names: The names of its inputs and outputs.
+    """
+
+    function: Any
+    variables: list[Any]
+    names: Names
+
+
+def export_converted(
+    model: keras.Model,
+    target: Path,
+    format: Format,
+    convert: Callable[[Served, Path], None],
+    verify: bool,
+    quantize: str | None,
+) -> Path:
+    """Converts a model and verifies the result, which takes its place only then.
+
+    Args:
+        model: A built functional or Sequential model.
+        target: Where to.
+        format: The format.
+        convert: Called with the model in inference form and where to write.
+        verify: Whether to compare the result, run in a fresh process, with the model.
+        quantize: A key of `format.tolerances`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ExportError: If it cannot be converted, or the verification fails.
+        ImportError: If a package is missing.
+        ValueError: If `quantize` is none of the options.
+        RuntimeError: If Keras does not run on TensorFlow.
+    """
+    if quantize not in format.tolerances:
+        options = ", ".join(map(repr, format.tolerances))
+        raise ValueError(f"`quantize` must be one of {options}. Received: quantize={quantize!r}")
+    require_tensorflow(format.title)
+    _require_packages(format, verify)
+    served = _served(inference_form(model))
+    with atomic_write(target) as temporary:
+        with _reasons(model.name, format.title):
+            convert(served, temporary)
+        if verify:
+            tolerance = format.tolerances[quantize]
+            verify_reloaded(model, served.names, temporary, format.extra, tolerance)
+    return target
+
+
+def file_target(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Returns the path of a file to write, or raises unless it has this suffix."""
+    target = Path(path)
+    if target.suffix != suffix:
+        raise ValueError(f"`path` must end in '{suffix}'. Received: '{target}'")
+    if target.is_dir():
+        raise FileExistsError(f"`path` must be a file. Received: the folder '{target}'")
+    return target
+
+
+def _require_packages(format: Format, verify: bool) -> None:
+    modules = (*format.converter, *(format.runtime if verify else ()))
+    missing = [x for x in dict.fromkeys(modules) if importlib.util.find_spec(x) is None]
+    if missing:
+        raise ImportError(
+            f"The export to {format.title} needs the missing {', '.join(missing)}: "
+            f"pip install keras_branch_prune[{format.extra}]"
+        )
+
+
+def _served(form: keras.Model) -> Served:
+    names = serving_names(form)
+    # Most formats do not allow an output to have the name of an input.
+    taken = set(names.inputs)
+    names = Names(names.inputs, [unique_name(name, taken) for name in names.outputs])
+    function, variables = serving_function(form, names, freeze=False, portable=True)
+    return Served(function, variables or [], names)
+
+
+@contextmanager
+def _reasons(model: str, title: str) -> Iterator[None]:
+    """Turns whatever a converter raises into an ExportError."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        raise ExportError(
+            f"'{model}' could not be converted to {title}; nothing was written. {reason}"
+        ) from error

@@ -1,0 +1,100 @@
+"""Export to ONNX, the exchange format that ONNX Runtime and many others run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_branch_prune.conversion import Format, Served, export_converted, file_target
+from keras_branch_prune.export import frozen
+
+_FORMAT = Format(
+    title="ONNX",
+    extra="onnx",
+    converter=("onnx", "tf2onnx"),
+    runtime=("onnxruntime",),
+    tolerances={None: 0.0},
+)
+
+
+def export_onnx(model: keras.Model, path: str | os.PathLike[str], verify: bool = True) -> Path:
+    """Writes a model as an ONNX file for inference, with tf2onnx.
+
+    The inference form, the names and the open dimensions are those of `export_saved_model`; an
+    output with the name of an input gets a suffix `_1`. The format takes no more than 2 GB. An
+    existing file is replaced. Weights are stored as they are: `onnxruntime.quantization` makes
+    smaller files of this one.
+
+    Example:
+        >>> import keras, numpy as np, onnxruntime
+        >>> inputs = keras.Input((4,), name="features")
+        >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
+        >>> session = onnxruntime.InferenceSession(export_onnx(model, "scores.onnx"))
+        >>> session.run(["scores"], {"features": np.ones((3, 4), "float32")})[0].shape
+        (3, 2)
+
+    Args:
+        model: A built functional or Sequential model.
+        path: File to write; must end in `.onnx`.
+        verify: Whether to run the file with ONNX Runtime in a fresh process, at batch 1 and 3, and
+            to compare it with `model`: max|difference| / max|output| must be ≤ 1e-5 per output
+            (1e-2 for float16). The form of the file is checked in any case.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, has no functional graph or contains a quantized layer, or
+            `path` ends in something else.
+        FileExistsError: If `path` is a folder.
+        ImportError: If `onnx`, `tf2onnx` or, to verify, `onnxruntime` is missing.
+        ExportError: If the conversion or the verification fails; nothing is written then.
+        RuntimeError: If Keras does not run on TensorFlow.
+    """
+    return export_converted(model, file_target(path, ".onnx"), _FORMAT, _convert, verify, None)
+
+
+def _convert(served: Served, target: Path) -> None:
+    import onnx
+    import tf2onnx
+
+    specs = served.function.structured_input_signature[1]
+    proto, _ = tf2onnx.convert.from_function(
+        _positional(served),
+        input_signature=[specs[name] for name in served.names.inputs],
+        custom_op_handlers={"Erfc": (_erfc, [])},
+    )
+    # Operations that tf2onnx cannot convert are left as they are, with no more than a message.
+    onnx.checker.check_model(proto)
+    target.write_bytes(proto.SerializeToString())
+
+
+def _positional(served: Served) -> Any:
+    """Returns the model as a function of its inputs in order, without variables."""
+    run, names = frozen(served.function), served.names
+
+    @tf.function(autograph=False)
+    def serve(*tensors: Any) -> dict[str, Any]:
+        by_name = dict(zip(names.inputs, tensors, strict=True))
+        # TensorFlow flattens dicts by key.
+        results = run(*[by_name[name] for name in sorted(by_name)])
+        return dict(zip(sorted(names.outputs), results, strict=True))
+
+    return serve
+
+
+def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """Writes erfc(x), which ONNX lacks, as 1 − erf(x): exact GELU needs it."""
+    import tf2onnx
+
+    (result,) = node.output
+    dtype = tf2onnx.utils.map_onnx_to_numpy_type(context.get_dtype(result))
+    one = context.make_const(f"{name}_one", np.ones((), dtype)).output[0]
+    node.type = "Erf"
+    context.insert_new_node_on_output("Sub", result, name=f"{name}_sub", inputs=[one, result])
