@@ -46,7 +46,7 @@ $(VENV)/.created:
 
 $(VENV)/.examples: setup.py pyproject.toml $(VENV)/.created
 	@echo "Installing what the examples need into $(VENV) …"
-	$(PIP) --editable ".[examples,export,report]"
+	$(PIP) --editable ".[examples,report]"
 	touch $@
 
 $(VENV)/.test: setup.py pyproject.toml $(VENV)/.created

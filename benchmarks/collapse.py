@@ -158,10 +158,9 @@ def draw(results: list[dict], path: Path) -> None:
     """Draws accuracy and α against the epoch."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    methods = list(dict.fromkeys(result["method"] for result in results))
-    colours = dict(zip(methods, itertools.cycle(COLOURS), strict=False))
+    colours = dict(zip(FLAGS.methods, itertools.cycle(COLOURS), strict=False))
     first = results[0]["seed"]
-    for result in results:
+    for result in sorted(results, key=lambda result: FLAGS.methods.index(result["method"])):
         method = result["method"]
         label = method if result["seed"] == first else None
         for panel, name in zip(axes, ("val_accuracy", "alpha"), strict=True):
