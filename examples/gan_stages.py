@@ -56,6 +56,7 @@ class Training:
         noise: `(samples, noise)`, with which the generator's statistics are re-estimated.
         batch_size: Images per step; those that fill no whole batch are left out.
         learning_rate: Of both optimizers.
+        distillation: Weight of the distance to a teacher.
         seed: Decides order and noise of every epoch.
     """
 
@@ -64,6 +65,7 @@ class Training:
     noise: np.ndarray
     batch_size: int
     learning_rate: float
+    distillation: float
     seed: int
 
     def stage(
@@ -73,7 +75,6 @@ class Training:
         epochs: int,
         *,
         teacher: keras.Model | None = None,
-        distillation: float = 0.0,
         decay: kbp.AlphaCallback | None = None,
     ) -> Stage:
         """Returns a stage, trained and saved unless that is done.
@@ -83,7 +84,6 @@ class Training:
             begin: Returns generator and discriminator, which are trained in place.
             epochs: Number of epochs.
             teacher: Whose images the generator is to match.
-            distillation: Weight of the distance to a teacher.
             decay: Lets α fall, at a constant learning rate. Without it the learning rate falls to 0
                 along a cosine.
 
@@ -94,7 +94,7 @@ class Training:
         if not path.exists():
             print(f"\nStage '{name}'")
             keras.utils.set_random_seed(self.seed)
-            gan = self._gan(*begin(), teacher, distillation, epochs, falling=decay is None)
+            gan = self._gan(*begin(), teacher, epochs, falling=decay is None)
             self._fit(gan, backup, epochs, [decay] if decay else [])
             # One folder, put in place at once: generator and discriminator belong together.
             with kbp.atomic_write(path) as temporary:
@@ -109,7 +109,6 @@ class Training:
         generator: keras.Model,
         discriminator: keras.Model,
         teacher: keras.Model | None,
-        distillation: float,
         epochs: int,
         falling: bool,
     ) -> DCGAN:
@@ -117,7 +116,7 @@ class Training:
             generator,
             discriminator,
             teacher=teacher,
-            distillation=distillation,
+            distillation=self.distillation,
             seed=self.seed,
         )
         rate = self.learning_rate

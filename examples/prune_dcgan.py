@@ -6,7 +6,7 @@
 A GAN is trained; its generator is planned and fitted on noise, blended into a narrow branch while
 it goes on playing against its discriminator and learns from its former self, merged, and trained
 on. The control is the same narrow generator with a fresh discriminator, trained from scratch for as
-many epochs as all of that took. The measure is the Fréchet distance in the features of a classifier
+many epochs as all of that took, the training of the original included, or --scratch_epochs. The measure is the Fréchet distance in the features of a classifier
 of the same data: smaller is better.
 
 Interrupted at any moment and called again with the same flags, it continues where it was. In the
@@ -75,6 +75,7 @@ def main(_: list[str]) -> None:
         standard_normal(FLAGS.calibration, FLAGS.noise, FLAGS.seed),
         FLAGS.batch_size,
         FLAGS.learning_rate,
+        FLAGS.distillation,
         FLAGS.seed,
     )
     generators, discriminators = trained_models(shared, data)
@@ -124,7 +125,6 @@ def trained_models(
         lambda: (kbp.merge(branched.generator), branched.discriminator),
         FLAGS.finetune_epochs,
         teacher=original.generator,
-        distillation=FLAGS.finetune_distillation,
     )
     generators = {
         "original": original.generator,
@@ -138,6 +138,7 @@ def trained_models(
         generators["both"], discriminators["both"] = both.generator, both.discriminator
     if FLAGS.scratch:
         epochs = sum(len(stage.history) for stage in (original, branched, compact))
+        epochs = FLAGS.scratch_epochs or epochs
         scratch = shared.stage("scratch", lambda: new_narrow_gan(merged, data), epochs)
         generators["scratch"] = scratch.generator
     return generators, discriminators
@@ -178,7 +179,6 @@ def blended_generator(shared: Training, original: Stage) -> tuple[Stage, keras.M
         ),
         epochs_to_zero(),
         teacher=original.generator,
-        distillation=FLAGS.distillation,
         decay=alpha_callback(),
     )
     merged = kbp.merge(branched.generator)
@@ -203,7 +203,6 @@ def pruned_discriminator(shared: Training, original: Stage, compact: Stage) -> S
         lambda: (compact.generator, branched_discriminator(shared, compact)),
         epochs_to_zero(),
         teacher=original.generator,
-        distillation=FLAGS.distillation,
         decay=alpha_callback(),
     )
     return shared.stage(
@@ -211,7 +210,6 @@ def pruned_discriminator(shared: Training, original: Stage, compact: Stage) -> S
         lambda: (branched.generator, kbp.merge(branched.discriminator)),
         FLAGS.finetune_epochs,
         teacher=original.generator,
-        distillation=FLAGS.finetune_distillation,
     )
 
 
