@@ -6,8 +6,8 @@
 A GAN is trained; its generator is planned and fitted on noise, blended into a narrow branch while
 it goes on playing against its discriminator and learns from its former self, merged, and trained
 on. The control is the same narrow generator with a fresh discriminator, trained from scratch for as
-many epochs as all of that took, the training of the original included, or --scratch_epochs. The measure is the Fréchet distance in the features of a classifier
-of the same data: smaller is better.
+many epochs as all of that took, the training of the original included, or for --scratch_epochs. The
+measure is the Fréchet distance in the features of a classifier of the same data: smaller is better.
 
 Interrupted at any moment and called again with the same flags, it continues where it was. In the
 output folder are then a folder for every stage with generator, discriminator and history, the
