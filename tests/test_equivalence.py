@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_branch_prune.equivalence import check_equivalent
+
+LARGE = 1e4
+
+
+def cancelling(minus=-1.0):
+    """Returns −x by way of numbers so large that float32 rounds their difference."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, layers.Dense(1)(layers.Dense(2)(inputs)))
+    pair = np.array([[LARGE, LARGE + 1]]), np.zeros(2)
+    model.set_weights([*pair, np.array([[1.0], [minus]]), np.zeros(1)])
+    return model
+
+
+def scaling(by):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
+    model.set_weights([np.array([[by]])])
+    return model
+
+
+class Float32Only(layers.Layer):
+    def call(self, inputs):
+        if keras.backend.standardize_dtype(inputs.dtype) != "float32":
+            raise TypeError("float32 only")
+        return inputs
+
+
+def test_what_float32_rounds_is_compared_in_float64():
+    inputs = np.array([[0.123456], [1.7]], np.float32)
+    rounded = np.abs(cancelling()(inputs) + inputs).max()
+    assert rounded > 1e-4
+    assert check_equivalent(cancelling(), scaling(-1.0)) < 1e-9
+
+
+@pytest.mark.parametrize(("expected", "actual"), [(cancelling(), -1.001), (scaling(1.0), np.nan)])
+def test_what_differs_is_refused(expected, actual):
+    with pytest.raises(ValueError, match=r"outputs that differ by .* \(allowed: 1e-04\)"):
+        check_equivalent(expected, scaling(actual))
+
+
+def test_the_models_stay_as_they_are():
+    model = cancelling()
+    weights = model.get_weights()
+    check_equivalent(model, scaling(-1.0))
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_without_float64_the_first_comparison_decides():
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, cancelling()(Float32Only()(inputs)))
+    with pytest.raises(ValueError, match="outputs that differ"):
+        check_equivalent(model, scaling(-1.0))
