@@ -86,19 +86,31 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
 
 
 def _error_in_float64(expected: keras.Model, actual: keras.Model, inputs: Any) -> float:
-    """Returns the relative error where only the stored weights are rounded."""
-    wide = tree.map_structure(
-        lambda x: (
-            ops.cast(x, "float64") if "float" in keras.backend.standardize_dtype(x.dtype) else x
-        ),
-        inputs,
-    )
+    """Returns the relative error where only the stored weights are rounded, if that can be."""
+    outputs = [outputs_in_float64(model, inputs) for model in (expected, actual)]
+    return math.inf if any(x is None for x in outputs) else relative_error(*outputs)
+
+
+def outputs_in_float64(model: keras.Model, inputs: Any) -> Any:
+    """Returns what a flat model computes at inference in float64, with the weights it has.
+
+    Args:
+        model: A flat functional or Sequential model; it is not changed.
+        inputs: Inputs as it takes them.
+
+    Returns:
+        Its outputs, or `None` if a layer or an operation insists on its own dtype.
+    """
+    wide = tree.map_structure(_widened, inputs)
     try:
-        outputs = [_in_float64(model)(wide, training=False) for model in (expected, actual)]
+        return _in_float64(model)(wide, training=False)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError):
-        # A layer or an operation may insist on its dtype: then the first comparison decides.
-        return math.inf
-    return relative_error(*outputs)
+        return None
+
+
+def _widened(tensor: Any) -> Any:
+    floating = "float" in keras.backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float64") if floating else tensor
 
 
 def _in_float64(model: keras.Model) -> keras.Model:

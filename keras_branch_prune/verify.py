@@ -18,7 +18,8 @@ import tensorflow as tf
 from keras import tree
 
 from keras_branch_prune.canonical import canonical
-from keras_branch_prune.equivalence import random_inputs, relative_error
+from keras_branch_prune.equivalence import outputs_in_float64, random_inputs, relative_error
+from keras_branch_prune.graph import build_model
 
 _BATCHES = (1, 3)
 _TIMEOUT_S = 900
@@ -27,6 +28,11 @@ _SCRIPT = Path(__file__).with_name("_reload_worker.py")
 
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
 _TOLERANCE = 1e-5
+
+# A model that amplifies rounding, as some do on random inputs, may differ by so many times what its
+# own outputs are off in float32, but by no more than the share of the largest output.
+_ROUNDINGS = 4
+_MOST = 1e-3
 
 
 class ExportError(RuntimeError):
@@ -60,7 +66,8 @@ def verify_reloaded(
         tolerance: The bar, if that of the model's dtypes is lower.
 
     Raises:
-        ExportError: If it cannot be run, or an output differs by more than the bar.
+        ExportError: If it cannot be run, or an output differs by more than the bar, and by more
+            than the rounding of the model itself explains.
         ValueError: If there are no random values for an input.
     """
     _refuse_strings(model)
@@ -70,23 +77,32 @@ def verify_reloaded(
         outputs = [model(case, training=False) for case in inputs]
     results = _reload_and_run(path, [_arrays(case) for case in inputs], names, runtime)
     tolerance = max(tolerance, _tolerance(model))
-    for expected, actual in zip(outputs, results, strict=True):
-        _compare(model.name, names.outputs, _arrays(expected), actual, tolerance)
+    for case, expected, actual in zip(inputs, outputs, results, strict=True):
+        errors = [_error(*pair) for pair in zip(_arrays(expected), actual, strict=True)]
+        allowed = tolerance
+        if max(errors) > tolerance:
+            allowed = max(tolerance, min(_ROUNDINGS * _rounding(model, case, expected), _MOST))
+        _refuse_errors(model.name, names.outputs, errors, allowed)
 
 
-def _compare(
-    model: str,
-    names: Sequence[str],
-    expected: Sequence[np.ndarray],
-    actual: Sequence[np.ndarray],
-    tolerance: float,
+def _error(expected: np.ndarray, actual: np.ndarray) -> float:
+    return relative_error(expected, actual) if expected.shape == actual.shape else float("inf")
+
+
+def _rounding(model: keras.Model, inputs: Any, outputs: Any) -> float:
+    """Returns how far a model's outputs are from those in float64; 0 if it does not take that."""
+    exact = outputs_in_float64(build_model(canonical(model)), inputs)
+    return 0.0 if exact is None else relative_error(exact, outputs)
+
+
+def _refuse_errors(
+    model: str, names: Sequence[str], errors: Sequence[float], allowed: float
 ) -> None:
-    for name, one, other in zip(names, expected, actual, strict=True):
-        error = relative_error(one, other) if one.shape == other.shape else float("inf")
-        if error > tolerance:
+    for name, error in zip(names, errors, strict=True):
+        if error > allowed:
             raise ExportError(
                 f"The exported model differs from '{model}' at output '{name}': "
-                f"max|difference| / max|output| = {error:.2g}, allowed {tolerance:.0g}. "
+                f"max|difference| / max|output| = {error:.2g}, allowed {allowed:.0g}. "
                 "Nothing was written."
             )
 

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_branch_prune.equivalence import check_equivalent
+import keras_branch_prune as kbp
+from keras_branch_prune import verify
+from keras_branch_prune.equivalence import (
+    check_equivalent,
+    outputs_in_float64,
+    random_inputs,
+    relative_error,
+)
 
 LARGE = 1e4
 
@@ -60,3 +67,24 @@ def test_without_float64_the_first_comparison_decides():
     model = keras.Model(inputs, cancelling()(Float32Only()(inputs)))
     with pytest.raises(ValueError, match="outputs that differ"):
         check_equivalent(model, scaling(-1.0))
+
+
+def test_an_export_may_differ_by_what_the_model_itself_rounds(tmp_path, monkeypatch):
+    model = cancelling()
+    exact = np.asarray(outputs_in_float64(model, np.ones((1, 1), np.float32)))
+    assert exact == -1
+    cases = [random_inputs(model, batch, seed=batch).numpy() for batch in (1, 3)]
+    assert all(relative_error(-case, model(case)) > 1e-5 for case in cases)
+
+    def run(share):
+        """Exports a model of which the outputs are off by a share of the largest."""
+        off = [[model(x).numpy() + share * np.abs(x).max()] for x in cases]
+        monkeypatch.setattr(verify, "_reload_and_run", lambda *_: off)
+        return kbp.export_saved_model(model, tmp_path / "model")
+
+    run(2e-5)
+    with pytest.raises(kbp.ExportError, match="allowed 0.001"):
+        run(2e-3)
+    monkeypatch.setattr(verify, "outputs_in_float64", lambda *_: None)
+    with pytest.raises(kbp.ExportError, match="allowed 1e-05"):
+        run(2e-5)
