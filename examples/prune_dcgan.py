@@ -105,7 +105,7 @@ def trained_classifier(folder: Path, data: ImageData, train: Split) -> keras.Mod
         folder / "classifier",
         lambda: small_classifier(data),
         batches,
-        data.validation,
+        (data.validation.images, data.validation.labels),
         clock,
         epochs=FLAGS.classifier_epochs,
         learning_rate=CLASSIFIER_RATE,
