@@ -23,7 +23,8 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
     so do those that a call of the model does not use, such as the discriminator's of a GAN.
 
     Args:
-        model: The model, branched or not; its statistics change in place, nothing else.
+        model: The model, branched or not; its statistics change in place, no other weights.
+            Seeds of dropout and the like move on as in training.
         inputs: Inputs as the model takes them: an array, or a structure of arrays, of shape
             `(samples, …)`. Some hundred samples or more.
         batch_size: Samples per batch; as in training.

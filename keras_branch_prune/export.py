@@ -57,7 +57,8 @@ def export_saved_model(
         verify: Whether to reload the result in a fresh process that imports TensorFlow only, and
             to compare it with `model` on random inputs, at batch 1 and 3 (takes some seconds): the
             bar is max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for
-            bfloat16).
+            bfloat16). Where the model itself is further than that from float64, the bar is four
+            times as far, and 1e-3 at most; so it is for the other formats.
         freeze: Whether the weights become constants of the graph, which TensorFlow prepares for the
             hardware once. As variables they take a tenth of the RAM, but are prepared at every
             call, which costs most at batch 1. Models with more than 256 MiB of weights or with
