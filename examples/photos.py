@@ -102,8 +102,9 @@ def random_crops(
         count: How many crops.
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
-        augment: Whether to mirror half of them, left to right, and to shuffle their colours: the
-            photos are few, and must not teach that the world is as red as a retina.
+        augment: Whether to mirror half of them, left to right, to shuffle their colours, and to
+            turn each colour into its negative in half of them: the photos are few, and must not
+            teach that the world is as red as a retina.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
@@ -116,6 +117,8 @@ def random_crops(
         crop[:] = photo[top : top + size, left : left + size]
         if augment:
             crop[:] = crop[:, :: rng.choice((-1, 1)), rng.permutation(3)]
+            negative = rng.random(3) < 0.5
+            crop[..., negative] = 255 - crop[..., negative]
     return crops / np.float32(255)
 
 

@@ -185,6 +185,17 @@ def test_half_of_the_crops_are_mirrored_and_all_recoloured_if_so_asked():
     assert all(250 < count < 350 for count in np.abs(augmented).sum(axis=0))
 
 
+def test_augmentation_gives_all_colours_their_negatives():
+    photo = np.tile(np.array([10, 20, 30], np.uint8), (12, 12, 1))
+    crops = photos.random_crops([photo], 800, 11, 0, augment=True)
+    assert all(np.ptp(crops, axis=(1, 2)).ravel() == 0)
+    colours = np.rint(255 * crops[:, 0, 0]).astype(int)
+    negative = colours > 127
+    assert np.array_equal(np.sort(np.where(negative, 255 - colours, colours)), [[10, 20, 30]] * 800)
+    # Of every colour half are negatives, whatever the others are.
+    assert all(60 < count < 140 for count in np.bincount(negative @ [1, 2, 4], minlength=8))
+
+
 def test_the_same_seed_gives_the_same_crops():
     first, again, other = (photos.random_crops(ramps(), 5, 11, seed) for seed in (1, 1, (1, 2)))
     assert np.array_equal(first, again)
