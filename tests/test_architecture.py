@@ -43,6 +43,7 @@ ORDER = (
         "verify",
         "export",
         "conversion",
+        "onnx_weights",
         "export_litert",
         "export_onnx",
         "export_openvino",
