@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -103,7 +102,11 @@ def latency_cost(latencies: LayerLatencies, graph: Graph) -> dict[str, float]:
 
 
 def measure_in_turns(models: Mapping[str, keras.Model], batch_size: int) -> dict[str, float]:
-    """Runs models in turns, in every round in another order; returns the median ms per call."""
+    """Runs models in turns, in every round in another order; returns the least ms of a call.
+
+    The least and not the mean, for what else runs on a machine only adds time (as the documentation
+    of `timeit` explains).
+    """
     runs = {name: _runner(model, batch_size) for name, model in models.items()}
     for run in runs.values():
         for _ in range(_WARM_UP_CALLS):
@@ -114,7 +117,7 @@ def measure_in_turns(models: Mapping[str, keras.Model], batch_size: int) -> dict
         first = number * len(turns) // _ROUNDS
         for name in turns[first:] + turns[:first]:
             times[name] += _turn(runs[name])
-    return {name: statistics.median(calls) for name, calls in times.items()}
+    return {name: min(calls) for name, calls in times.items()}
 
 
 def _turn(run: Callable[[], None]) -> list[float]:

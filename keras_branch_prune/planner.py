@@ -102,6 +102,9 @@ def plan(
     target, value = one_target(width=width, params=params, macs=macs, latency=latency)
     _check_rounding(round_to)
     saliency = saliency or ("l1" if calibration is None else "output_error")
+    if target == "latency" and round_to is None:
+        # Channels that only fill up a block of the kernels would be removed for nothing.
+        round_to = "auto"
     analysis = analyse_prunable(model)
     selected = in_scope(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual

@@ -282,6 +282,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(targets, "layer_latencies", latencies)
     monkeypatch.setattr(targets, "latency_share", share)
     monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
+    monkeypatch.setattr(planner, "block_size", lambda dtype: 1)
     return measured
 
 
@@ -302,6 +303,18 @@ def test_a_latency_is_met(clock, latency, allocation):
     assert record["cost_share"] == pytest.approx(share, rel=0.02)
     assert set(clock) == {(asked.batch_size, asked.threads)}
     assert kbp.PruningPlan.from_json(plan.to_json()) == plan
+
+
+def test_a_latency_is_planned_in_blocks_of_the_machine(monkeypatch, clock):
+    monkeypatch.setattr(planner, "block_size", lambda dtype: 8)
+    plan = kbp.plan(wide(), latency=0.4)
+    record = dict(plan.target)
+    assert (record["round_to"], record["block_size"]) == ("auto", 8)
+    assert all(width % 8 == 0 for width in widths(plan).values())
+    unrounded = kbp.plan(wide(), latency=0.4, round_to=1)
+    assert dict(unrounded.target)["round_to"] == 1
+    assert any(width % 8 for width in widths(unrounded).values())
+    assert dict(kbp.plan(wide(), macs=0.4).target)["round_to"] is None
 
 
 @pytest.mark.parametrize(
