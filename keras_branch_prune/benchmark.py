@@ -84,7 +84,7 @@ def benchmark(
     _check(models, batch_sizes, rounds, seconds, threads, devices)
     devices = _visible_devices() if devices is None else tuple(dict.fromkeys(devices))
     batch_sizes = sorted(set(batch_sizes))
-    options = {"threads": threads, "input_shape": input_shape}
+    options = {"backend": "saved_model", "threads": threads, "input_shape": input_shape}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         variants = _prepared(models, Path(scratch), input_shape)
         workers = {
@@ -220,7 +220,7 @@ def _environment(
     facts: Sequence[Mapping[str, Any]], threads: int | None, rounds: int
 ) -> dict[str, Any]:
     return {
-        "TensorFlow": facts[0]["tensorflow"],
+        "TensorFlow": facts[0]["versions"]["TensorFlow"],
         "CPU": _cpu(),
         "GPU": next((fact["gpu"] for fact in facts if fact["gpu"]), None),
         "threads": "by default" if threads is None else threads,

@@ -13,9 +13,10 @@ import tensorflow as tf
 from keras_branch_prune.conversion import Format, Served, export_converted, file_target
 from keras_branch_prune.export import frozen
 
-_FORMAT = Format(
+FORMAT = Format(
     title="ONNX",
     extra="onnx",
+    backend="onnxruntime",
     converter=("onnx", "tf2onnx"),
     runtime=("onnxruntime",),
     tolerances={None: 0.0},
@@ -57,7 +58,7 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], verify: bool =
         ExportError: If the conversion or the verification fails; nothing is written then.
         RuntimeError: If Keras does not run on TensorFlow.
     """
-    return export_converted(model, file_target(path, ".onnx"), _FORMAT, _convert, verify, None)
+    return export_converted(model, file_target(path, ".onnx"), FORMAT, _convert, verify, None)
 
 
 def _convert(served: Served, target: Path) -> None:

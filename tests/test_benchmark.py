@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_branch_prune import _benchmark_worker, export, worker
+from keras_branch_prune._runtime import Input
 from keras_branch_prune.benchmark import BenchmarkError, benchmark
 from keras_branch_prune.benchmark_result import (
     BenchmarkResult,
@@ -77,33 +78,75 @@ def test_json_round_trip(measured):
     assert BenchmarkResult.from_json(json.loads(json.dumps(measured.to_json()))) == measured
 
 
-def test_worker_imports_tensorflow_and_numpy_only():
-    tree = ast.parse(Path(_benchmark_worker.__file__).read_text())
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = {name.name for node in nodes for name in node.names}
-    assert names == {"json", "os", "sys", "time", "Any", "numpy", "tensorflow"}
+SCRIPTS = Path(_benchmark_worker.__file__).parent
+RUNTIME_IMPORTS = {
+    "TensorFlow": {"tensorflow"},
+    "SavedModel": set(),
+    "Keras": {"keras", 'import_module("keras_branch_prune")'},
+    "MatMul": set(),
+    "LiteRT": {"ai_edge_litert", "ai_edge_litert.interpreter"},
+    "OnnxRuntime": {"onnxruntime"},
+    "OpenVino": {"openvino"},
+}
+
+
+def _imports(node):
+    """The modules other than the standard library's that a piece of code imports, as it says."""
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            found.update(name.name for name in part.names)
+        elif isinstance(part, ast.ImportFrom):
+            found.add(part.module)
+        elif isinstance(part, ast.Call) and "import" in ast.unparse(part.func):
+            found.add(ast.unparse(part).replace("'", '"').removeprefix("importlib."))
+    return {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", ["_runtimes", "_tensorflow_runtimes"])
+def test_a_runtime_imports_itself_only(name):
+    body = ast.parse((SCRIPTS / f"{name}.py").read_text()).body
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            assert _imports(node) == RUNTIME_IMPORTS[node.name]
+
+
+@pytest.mark.parametrize("name", ["_benchmark_worker", "_reload_worker", "_runtime", "_runtimes"])
+def test_the_scripts_import_numpy_and_each_other_only(name):
+    nodes = ast.parse((SCRIPTS / f"{name}.py").read_text()).body
+    outside = [node for node in nodes if not isinstance(node, ast.ClassDef)]
+    found = set().union(*map(_imports, outside)) - {"numpy"}
+    assert {x.removeprefix("keras_branch_prune.") for x in found} <= {
+        "_runtime",
+        "_runtimes",
+        "_tensorflow_runtimes",
+    }
 
 
 @pytest.mark.parametrize(
-    ("spec", "shape", "message"),
+    ("value", "shape", "message"),
     [
-        (tf.TensorSpec((3, 6)), None, "'x' has the fixed batch size 3"),
-        (tf.TensorSpec((None, 6), tf.string), None, "'x' takes strings"),
-        (tf.TensorSpec((None, None, 6)), None, "'x' has open dimensions.*pass `input_shape=`"),
+        (Input((3, 6), "float32"), None, "'x' has the fixed batch size 3"),
+        (Input((None, 6), "string"), None, "'x' takes string, for which there are no"),
+        (
+            Input((None, None, 6), "float32"),
+            None,
+            "'x' has open dimensions.*pass `input_shape=`",
+        ),
     ],
 )
-def test_inputs_that_cannot_be_made(spec, shape, message):
+def test_inputs_that_cannot_be_made(value, shape, message):
     with pytest.raises(SystemExit, match=message):
-        _benchmark_worker.random_tensor("x", spec, 2, shape)
+        _benchmark_worker.random_array("x", value, 2, shape)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), {"x": (4, 6), "y": (1,)}])
 @pytest.mark.parametrize("dtype", ["float16", "int64", "bool"])
 def test_random_inputs(shape, dtype):
-    spec = tf.TensorSpec((None, None, 6), dtype)
-    tensor = _benchmark_worker.random_tensor("x", spec, 2, shape)
-    assert (tensor.shape, tensor.dtype) == ((2, 4, 6), dtype)
-    assert len(set(np.ravel(tensor))) > 1
+    value = Input((None, None, 6), dtype)
+    array = _benchmark_worker.random_array("x", value, 2, shape)
+    assert (array.shape, array.dtype) == ((2, 4, 6), dtype)
+    assert len(set(np.ravel(array))) > 1
 
 
 def test_a_model_that_cannot_be_loaded_shows_its_error(tmp_path):
