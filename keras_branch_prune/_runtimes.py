@@ -130,9 +130,11 @@ class OpenVino(Runtime):
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
         """See `Runtime`."""
+        model = self._model
         if self._reshape:
-            self._model.reshape({name: list(array.shape) for name, array in arrays.items()})
-        compiled = self._core.compile_model(self._model, "CPU", self._options)
+            model = model.clone()
+            model.reshape({name: list(array.shape) for name, array in arrays.items()})
+        compiled = self._core.compile_model(model, "CPU", self._options)
         names = [name for output in compiled.outputs for name in output.names]
 
         def run() -> dict[str, Any]:
