@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import keras
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_branch_prune as kbp
 
@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
     """Measures all models, prints the tables, and writes what was asked for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     for name in FLAGS.models:
         result = measure(name)
         print(result, *shares(result), "", sep="\n", flush=True)

@@ -153,6 +153,8 @@ def _speedup_points(result: BenchmarkResult) -> list[_Speedup]:
 
 def _draw_speedups(axes: Any, points: Sequence[_Speedup], backends: Sequence[str]) -> None:
     """Draws the points of one panel on logarithmic axes."""
+    from matplotlib.ticker import LogLocator
+
     for index, backend in enumerate(backends):
         own = [x for x in points if x.timing.backend == backend]
         # Side by side, or the bars of all backends would hide each other.
@@ -168,7 +170,8 @@ def _draw_speedups(axes: Any, points: Sequence[_Speedup], backends: Sequence[str
     axes.set(xscale="log", yscale="log")
     axes.margins(0.03)
     for axis in (axes.xaxis, axes.yaxis):
-        # Powers of ten alone would be too few labels for ratios.
+        # Powers of ten alone would be too few labels for ratios, all digits too many.
+        axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         axis.set_major_formatter("{x:g}×")
         axis.set_minor_formatter("{x:g}×")
         axis.set_tick_params(which="both", labelsize=7)

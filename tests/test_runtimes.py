@@ -11,7 +11,7 @@ from keras import tree
 
 import keras_branch_prune as kbp
 from keras_branch_prune import _benchmark_worker
-from keras_branch_prune._runtime import Input, Options
+from keras_branch_prune._runtime import Input, Options, Runtime
 from keras_branch_prune._runtimes import RUNTIMES
 from keras_branch_prune.worker import start_worker
 
@@ -84,6 +84,45 @@ def test_random_inputs(shape, dtype):
     array = _benchmark_worker.random_array("x", value, 2, shape)
     assert (array.shape, array.dtype) == ((2, 4, 6), dtype)
     assert len(set(np.ravel(array))) > 1
+
+
+class Fake(Runtime):
+    """A runtime that notes what it is asked for."""
+
+    def __init__(self):
+        self.versions, self.asked = {"Fake": "1"}, []
+
+    def load(self, path, options):
+        self.asked.append((path, *options))
+
+    def inputs(self):
+        return {"x": Input((None, 3), "float32")}
+
+    def prepare(self, arrays):
+        size = len(arrays["x"])
+        self.asked.append(f"prepare {size}")
+        return lambda: self.asked.append(size)
+
+
+def test_no_more_than_one_batch_size_is_in_memory_when_it_is_measured(monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "fake", Fake)
+    options = {"backend": "fake", "path": "m", "device": "cpu", "threads": 4, "input_shape": None}
+    runner = _benchmark_worker.Runner(options)
+    assert runner.facts() == {"versions": {"Fake": "1"}, "gpu": None, "flop": None}
+    asked = runner._runtime.asked
+    assert asked == [("m", 4, "cpu", True)]
+    for size in (1, 8):
+        asked.clear()
+        assert runner.warm_up(size, calls=2)["vram_mib"] is None
+        assert asked == [f"prepare {size}", size, size]
+        assert list(runner._runs) == [size]
+    asked.clear()
+    assert len(runner.time(1, seconds=0.0, calls=2)["ms"]) == 2
+    # To warm up, because others had the caches, and to be measured.
+    assert asked == ["prepare 1", 1, 1, 1, 1, 1]
+    asked.clear()
+    assert len(runner.time(8, seconds=0.0, calls=3)["ms"]) == 3
+    assert asked == [8] * 4
 
 
 EXPORTS = {
