@@ -95,9 +95,8 @@ class Keras(TensorFlow):
         self._model = self._keras.models.load_model(path, compile=False)
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`; the keys are positions, since names of inputs need not be unique."""
-        inputs = enumerate(self._model.inputs)
-        return {str(index): Input(tuple(x.shape), x.dtype) for index, x in inputs}
+        """See `Runtime`."""
+        return {x.name: Input(tuple(x.shape), x.dtype) for x in self._model.inputs}
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
         """See `Runtime`."""

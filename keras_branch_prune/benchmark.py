@@ -130,8 +130,7 @@ def _check(
         raise ValueError(
             f"`batch_sizes` must be a sequence of integers, not empty. Received: {batch_sizes!r}"
         )
-    # A string is a sequence too, of letters.
-    if isinstance(backends, str) or not backends or not set(backends) <= set(BACKENDS):
+    if not backends or not set(backends) <= set(BACKENDS):
         raise ValueError(
             f"`backends` must be a sequence of some of {tuple(BACKENDS)}. Received: {backends!r}"
         )

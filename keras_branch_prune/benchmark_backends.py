@@ -94,10 +94,15 @@ def prepared_models(
         scratch: A folder for the exported models.
         input_shape: Shape of one sample, see `benchmark`.
 
+    Returns:
+        Name → variant, in the order of `models`.
+
     Raises:
         ImportError: If a package is missing.
-        ExportError: If a model cannot be converted.
-        Others: See `benchmark`.
+        TypeError: If a value is neither a Keras model nor a path.
+        FileNotFoundError: If a path is no model.
+        ValueError: If a model cannot be exported, or a path is for none of the backends.
+        ExportError: If a model cannot be converted for a backend.
     """
     exported = {name: _backend_of(name, model, backends) for name, model in models.items()}
     _require_backends(backends, converters=None in exported.values())

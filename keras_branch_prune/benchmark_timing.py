@@ -60,7 +60,8 @@ class VariantResult:
         parameters: Number of parameters; `None` for an exported model, which does not tell.
         macs: Multiply-accumulates per image; `None` where not known.
         uncounted: Layers that are not part of `macs`.
-        file_sizes_mib: Backend → size of all files that it loads, MiB.
+        file_sizes_mib: Backend → size of all files that it loads, MiB; that of a `.keras` file
+            includes the optimizer, if the model has one.
         timings: One entry per device, backend, number of threads and batch size.
     """
 

@@ -227,8 +227,9 @@ def test_structured_inputs_of_keras(tmp_path):
         name: _benchmark_worker.random_array(name, value, 2, None)
         for name, value in runtime.inputs().items()
     }
+    assert list(arrays) == ["left", "right"]
     # Not alike, so that an exchange is seen.
-    arrays["1"] = 1 - arrays["1"]
+    arrays["right"] = 1 - arrays["right"]
     expected = tree.flatten(model(tree.pack_sequence_as(model.input, list(arrays.values()))))
     outputs = runtime.prepare(arrays)()
     for output, array in zip(outputs.values(), expected, strict=True):
