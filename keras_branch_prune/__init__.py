@@ -44,7 +44,7 @@ from keras_branch_prune.rates import ScaledRates
 from keras_branch_prune.recipe import Recipe
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
-from keras_branch_prune.report import plot_sensitivity, plot_training
+from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
 from keras_branch_prune.rule_kinds import (
     Barrier,
     Channelwise,
@@ -132,6 +132,7 @@ __all__ = [
     "merge",
     "plan",
     "plot_sensitivity",
+    "plot_speedup",
     "plot_training",
     "prune",
     "reconstruct",

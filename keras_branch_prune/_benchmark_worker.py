@@ -1,16 +1,23 @@
-"""The far end of `worker.py`, run as a script: loads one SavedModel and times its signature.
+"""The far end of `worker.py`, run as a script: loads one model and times it.
 
-Imports TensorFlow (which imports Keras itself) and NumPy only. The options come as a JSON object in
-`argv[1]`; then every line of standard input is a JSON object with a command (`warm_up` or `time`)
-and its arguments, answered by one line of JSON on standard output. The end of the input ends the
-process.
+Imports NumPy and the runtime of the model only. The options come as a JSON object in `argv[1]`:
+`backend`, `path`, `device`, `threads`, `input_shape`. Then every line of standard input is a JSON
+object with a command (`warm_up` or `time`) and its arguments, answered by one line of JSON on
+standard output. The end of the input ends the process.
 """
 
 import json
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from keras_branch_prune._runtime import Input, Options, Run
+    from keras_branch_prune._runtimes import RUNTIMES
+else:  # a script finds what is in its folder
+    from _runtime import Input, Options, Run
+    from _runtimes import RUNTIMES
 
 
 def peak_ram_mib() -> float | None:
@@ -24,89 +31,74 @@ def peak_ram_mib() -> float | None:
 
 
 class Runner:
-    """A loaded SavedModel with random inputs for it."""
+    """A loaded model with random inputs for it."""
 
     def __init__(self, options: dict[str, Any]):
-        import tensorflow as tf
+        import numpy  # noqa: F401 - the runtimes need it, so it is not part of a model's memory
 
-        self._tf = tf
-        self._imported_mib = peak_ram_mib()
         self._input_shape = options["input_shape"]
-        self._gpu = self._prepare_device(options)
-        # Without this reference the variables of the signature would be collected.
-        self._loaded = tf.saved_model.load(options["path"])
-        self._serve = self._loaded.signatures["serving_default"]
-        self._inputs: dict[int, dict[str, Any]] = {}
-
-    def _prepare_device(self, options: dict[str, Any]) -> str | None:
-        config = self._tf.config
-        if options["threads"]:
-            config.threading.set_intra_op_parallelism_threads(options["threads"])
-            config.threading.set_inter_op_parallelism_threads(1)
-        gpus = config.list_physical_devices("GPU")
-        if options["device"] == "cpu":
-            config.set_visible_devices([], "GPU")
-            return None
-        if not gpus:
-            raise SystemExit("TensorFlow sees no GPU")
-        config.set_visible_devices(gpus[:1], "GPU")
-        config.experimental.set_memory_growth(gpus[0], True)
-        return config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        self._runtime = RUNTIMES[options["backend"]]()
+        self._imported_mib = peak_ram_mib()
+        how = Options(options["threads"], options["device"], reshape=True)
+        self._runtime.load(options["path"], how)
+        self._runs: dict[int, Run] = {}
 
     def facts(self) -> dict[str, Any]:
         """Returns what the reader of a result must know."""
-        return {"tensorflow": self._tf.__version__, "gpu": self._gpu}
+        runtime = self._runtime
+        return {"versions": runtime.versions, "gpu": runtime.gpu, "flop": runtime.flop}
 
     def warm_up(self, batch_size: int, calls: int) -> dict[str, float | None]:
         """Runs some calls; returns the peak memory so far, over that of the bare import."""
-        for _ in range(calls):
-            self._call(batch_size)
-        ram, vram = peak_ram_mib(), None
-        if self._gpu:
-            vram = self._tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-        return {"ram_mib": ram and ram - (self._imported_mib or 0.0), "vram_mib": vram}
+        # Some runtimes prepare the model for every batch size; nobody keeps several in memory.
+        self._runs.clear()
+        self._prepare(batch_size, calls)
+        ram = peak_ram_mib()
+        ram = ram and ram - (self._imported_mib or 0.0)
+        return {"ram_mib": ram, "vram_mib": self._runtime.vram_mib()}
 
     def time(self, batch_size: int, seconds: float, calls: int) -> dict[str, list[float]]:
         """Returns the milliseconds of every call, for at least `seconds` and `calls`."""
-        milliseconds: list[float] = []
+        if batch_size not in self._runs:
+            self._prepare(batch_size, calls)
+        run, milliseconds = self._runs[batch_size], list[float]()
+        # Others have had the caches meanwhile.
+        run()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(milliseconds) < calls:
             start = time.perf_counter()
-            self._call(batch_size)
+            run()
             milliseconds.append((time.perf_counter() - start) * 1e3)
         return {"ms": milliseconds}
 
-    def _call(self, batch_size: int) -> None:
-        if batch_size not in self._inputs:
-            specs = self._serve.structured_input_signature[1]
-            self._inputs[batch_size] = {
-                name: random_tensor(name, spec, batch_size, self._input_shape)
-                for name, spec in specs.items()
-            }
-        outputs = self._serve(**self._inputs[batch_size])
-        # A GPU computes asynchronously: reading the outputs waits for them.
-        for output in outputs.values():
-            output.numpy()
+    def _prepare(self, batch_size: int, calls: int) -> None:
+        arrays = {
+            name: random_array(name, value, batch_size, self._input_shape)
+            for name, value in self._runtime.inputs().items()
+        }
+        self._runs[batch_size] = self._runtime.prepare(arrays)
+        for _ in range(calls):
+            self._runs[batch_size]()
 
 
-def random_tensor(name: str, spec: Any, batch_size: int, input_shape: Any) -> Any:
-    """Returns a tensor of values in [0, 1) or {0, 1} for one input of the signature."""
+def random_array(name: str, value: Input, batch_size: int, input_shape: Any) -> Any:
+    """Returns an array of values in [0, 1) or {0, 1} for one input of a model."""
     import numpy as np
-    import tensorflow as tf
 
-    if spec.shape[0] not in (None, batch_size):
-        raise SystemExit(f"input '{name}' has the fixed batch size {spec.shape[0]}")
-    if spec.dtype == tf.string:
-        raise SystemExit(f"input '{name}' takes strings, for which there are no random values")
-    shape = list(spec.shape[1:])
+    if value.shape[0] not in (None, batch_size):
+        raise SystemExit(f"input '{name}' has the fixed batch size {value.shape[0]}")
+    shape: list[Any] = list(value.shape[1:])
     if None in shape and input_shape is not None:
         shape = input_shape[name] if isinstance(input_shape, dict) else input_shape
     if None in shape:
         raise SystemExit(f"input '{name}' has open dimensions, {shape}: pass `input_shape=`")
-    rng = np.random.default_rng(0)
-    size = (batch_size, *shape)
-    array = rng.random(size) if spec.dtype.is_floating else rng.integers(0, 2, size)
-    return tf.cast(tf.constant(array), spec.dtype)
+    rng, size = np.random.default_rng(0), (batch_size, *shape)
+    if "float" in value.dtype:
+        # NumPy has no bfloat16: the runtimes that take it cast.
+        return rng.random(size).astype("float32" if value.dtype == "bfloat16" else value.dtype)
+    if "int" in value.dtype or value.dtype == "bool":
+        return rng.integers(0, 2, size).astype(value.dtype)
+    raise SystemExit(f"input '{name}' takes {value.dtype}, for which there are no random values")
 
 
 def main() -> None:

@@ -1,82 +1,41 @@
-"""The result of `benchmark`: numbers per variant, their ratios, and the table."""
+"""The result of `benchmark`: numbers per variant, and what follows from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from keras_branch_prune.tables import format_table
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Latency and memory of one variant on one device at one batch size.
-
-    Args:
-        device: `"cpu"` or `"gpu"`.
-        batch_size: Images per call.
-        p50_ms: Median over all calls of the time per image, ms (the time of a call / `batch_size`).
-        p95_ms: 95th percentile of the same.
-        rounds_ms: Median of each round, ms per image; round i of all variants ran side by side.
-        ram_mib: Peak RAM after warming up this and the smaller batch sizes, over that of a process
-            that only imports TensorFlow, MiB; `None` where the system does not tell.
-        vram_mib: Peak GPU memory, MiB; `None` on the CPU.
-    """
-
-    device: str
-    batch_size: int
-    p50_ms: float
-    p95_ms: float
-    rounds_ms: tuple[float, ...]
-    ram_mib: float | None = None
-    vram_mib: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class VariantResult:
-    """What was found out about one variant.
-
-    Args:
-        name: The name that the caller gave it.
-        parameters: Number of parameters; `None` for a SavedModel, which does not tell.
-        macs: Multiply-accumulates per image; `None` where not known.
-        uncounted: Layers that are not part of `macs`.
-        file_size_mib: Size of all files of the SavedModel, MiB.
-        timings: One entry per device and batch size.
-    """
-
-    name: str
-    parameters: int | None
-    macs: int | None
-    uncounted: tuple[str, ...]
-    file_size_mib: float
-    timings: tuple[Timing, ...]
-
-    def timing(self, batch_size: int, device: str = "cpu") -> Timing:
-        """Returns one timing; raises `KeyError` if there was none."""
-        for timing in self.timings:
-            if (timing.batch_size, timing.device) == (batch_size, device):
-                return timing
-        measured = [(timing.batch_size, timing.device) for timing in self.timings]
-        raise KeyError(
-            f"'{self.name}' was measured at (batch size, device) {measured}. "
-            f"Received: ({batch_size}, '{device}')"
-        )
+from keras_branch_prune.benchmark_table import format_result
+from keras_branch_prune.benchmark_timing import (
+    Peak,
+    Timing,
+    VariantResult,
+    median_interval,
+    speedups,
+    utilisation,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
     """Measurements of several variants; `print` shows them as a table.
 
+    The methods take the batch size; the name of the variant, which may be left out if there are
+    two; the device, `"cpu"` or `"gpu"`; the backend, where `None` takes the first that the variant
+    was measured with; and the number of threads, where `None` takes the runtime's own choice if
+    that was measured, else the first. They raise `KeyError` if there is no such measurement.
+
     Args:
         variants: One entry per variant; the first is what the others are compared with.
-        environment: What the numbers depend on: TensorFlow version, CPU, GPU, threads, rounds.
+        environment: What the numbers depend on: versions, CPU, GPU, threads, rounds.
+        peaks: How fast matrices were multiplied, per device and number of threads.
     """
 
     variants: tuple[VariantResult, ...]
     environment: Mapping[str, Any]
+    peaks: tuple[Peak, ...] = ()
 
     def variant(self, name: str | None = None) -> VariantResult:
         """Returns the variant of this name; without one, the second of two."""
@@ -87,106 +46,103 @@ class BenchmarkResult:
             raise KeyError(f"`variant` must be one of {names}. Received: {name!r}")
         return self.variants[names.index(name)]
 
-    def speedup(self, batch_size: int, variant: str | None = None, device: str = "cpu") -> float:
-        """Returns how many times as fast a variant is as the first: the ratio of their medians.
-
-        Args:
-            batch_size: One of the measured batch sizes.
-            variant: Name of the variant; may be left out if there are two.
-            device: `"cpu"` or `"gpu"`.
-
-        Raises:
-            KeyError: If there is no such measurement.
-        """
-        reference, other = self._pair(batch_size, variant, device)
-        return reference.p50_ms / other.p50_ms
+    def speedup(
+        self,
+        batch_size: int,
+        variant: str | None = None,
+        device: str = "cpu",
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> float:
+        """Returns how many times as fast a variant is as the first: the median over the rounds."""
+        return statistics.median(self._speedups(batch_size, variant, device, backend, threads))
 
     def speedup_range(
-        self, batch_size: int, variant: str | None = None, device: str = "cpu"
+        self,
+        batch_size: int,
+        variant: str | None = None,
+        device: str = "cpu",
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
     ) -> tuple[float, float]:
-        """Returns the smallest and the largest speed-up of one round; arguments as `speedup`."""
-        reference, other = self._pair(batch_size, variant, device)
-        ratios = [a / b for a, b in zip(reference.rounds_ms, other.rounds_ms, strict=True)]
+        """Returns the smallest and the largest speed-up of one round."""
+        ratios = self._speedups(batch_size, variant, device, backend, threads)
         return min(ratios), max(ratios)
 
-    def _pair(self, batch_size: int, variant: str | None, device: str) -> tuple[Timing, Timing]:
-        other = self.variant(variant)
-        return self.variants[0].timing(batch_size, device), other.timing(batch_size, device)
+    def speedup_interval(
+        self,
+        batch_size: int,
+        variant: str | None = None,
+        device: str = "cpu",
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+        confidence: float = 0.95,
+    ) -> tuple[float, float]:
+        """Returns a confidence interval of `speedup`, whatever the distribution of the rounds.
+
+        Two order statistics of the rounds' speed-ups are its ends (Conover, Practical Nonparametric
+        Statistics, 1999, section 3.2). Fewer than 6 rounds cannot reach 95 %: the interval is then
+        their whole range, as it is for any confidence that there are too few rounds for.
+        """
+        ratios = self._speedups(batch_size, variant, device, backend, threads)
+        return median_interval(ratios, confidence)
+
+    def macs_ratio(self, variant: str | None = None) -> float | None:
+        """Returns the first variant's MACs divided by this one's; `None` where not known."""
+        reference, other = self.variants[0].macs, self.variant(variant).macs
+        return reference / other if reference and other else None
+
+    def utilisation(
+        self,
+        batch_size: int,
+        variant: str | None = None,
+        device: str = "cpu",
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> float | None:
+        """Returns the share that a variant reaches of the speed at which matrices are multiplied.
+
+        A MAC counts as 2 FLOP. It may be above 1: some convolutions (Winograd) take fewer.
+
+        Returns:
+            2 · MACs / time per image / peak, or `None` if MACs or peak are not known.
+        """
+        found = self.variant(variant)
+        timing = found.timing(batch_size, device, backend, threads)
+        return utilisation(found, timing, self.peaks)
+
+    def _speedups(
+        self,
+        batch_size: int,
+        variant: str | None,
+        device: str,
+        backend: str | None,
+        threads: int | None,
+    ) -> list[float]:
+        other = self.variant(variant).timing(batch_size, device, backend, threads)
+        reference = self.variants[0].timing(batch_size, device, other.backend, other.threads)
+        return speedups(reference, other)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as a dict that `json.dumps` takes."""
         return {
             "variants": [dataclasses.asdict(variant) for variant in self.variants],
             "environment": dict(self.environment),
+            "peaks": [dataclasses.asdict(peak) for peak in self.peaks],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BenchmarkResult:
         """Returns the result that `to_json` was called on."""
-        return cls(tuple(map(_variant_from_json, data["variants"])), dict(data["environment"]))
+        variants = tuple(map(_variant_from_json, data["variants"]))
+        return cls(variants, dict(data["environment"]), tuple(Peak(**x) for x in data["peaks"]))
 
     def __str__(self) -> str:
-        first, *others = self.variants
-        header = ["", first.name]
-        for variant in others:
-            header += [variant.name, "ratio"]
-        rows = [self._row(label, value, style) for label, value, style in _QUANTITIES]
-        for timing in first.timings:
-            rows.append(self._time_row(timing))
-        for timing in first.timings:
-            rows.append(self._memory_row(timing))
-        table = format_table(header, [row for row in rows if any(cell != "–" for cell in row[1:])])
-        return "\n".join([table, *self._notes()])
-
-    def _row(
-        self, label: str, value: Callable[[VariantResult], float | None], style: str
-    ) -> list[str]:
-        values = [value(variant) for variant in self.variants]
-        cells = [label, _formatted(values[0], style)]
-        for number in values[1:]:
-            ratio = values[0] / number if values[0] and number else None
-            cells += [_formatted(number, style), _formatted(ratio, ".2f", "×")]
-        return cells
-
-    def _time_row(self, timing: Timing) -> list[str]:
-        batch_size, device = timing.batch_size, timing.device
-        cells = [f"time/image at batch {batch_size}, {device.upper()}, ms (p95)"]
-        for index, variant in enumerate(self.variants):
-            time = variant.timing(batch_size, device)
-            cells.append(f"{time.p50_ms:.3f} ({time.p95_ms:.3f})")
-            if index:
-                low, high = self.speedup_range(batch_size, variant.name, device)
-                ratio = self.speedup(batch_size, variant.name, device)
-                cells.append(f"{ratio:.2f}× ({low:.2f}–{high:.2f})")
-        return cells
-
-    def _memory_row(self, timing: Timing) -> list[str]:
-        kind, field = ("RAM", "ram_mib") if timing.device == "cpu" else ("VRAM", "vram_mib")
-
-        def value(variant: VariantResult) -> float | None:
-            return getattr(variant.timing(timing.batch_size, timing.device), field)
-
-        return self._row(f"{kind} at batch {timing.batch_size}, MiB", value, ".1f")
-
-    def _notes(self) -> list[str]:
-        facts = [f"{key} {value}" for key, value in self.environment.items() if value is not None]
-        notes = ["", "Measured with " + ", ".join(facts) + "."]
-        for variant in self.variants:
-            if variant.uncounted:
-                names = ", ".join(variant.uncounted)
-                notes.append(f"Not in the MACs of '{variant.name}': {names}.")
-        return notes
-
-
-_QUANTITIES: tuple[tuple[str, Callable[[VariantResult], float | None], str], ...] = (
-    ("parameters", lambda variant: variant.parameters, ",d"),
-    ("MACs per image", lambda variant: variant.macs, ",d"),
-    ("file size, MiB", lambda variant: variant.file_size_mib, ".2f"),
-)
-
-
-def _formatted(value: float | None, style: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value:{style}}{unit}"
+        return format_result(self.variants, self.environment, self.peaks)
 
 
 def _variant_from_json(data: Mapping[str, Any]) -> VariantResult:
@@ -194,17 +150,3 @@ def _variant_from_json(data: Mapping[str, Any]) -> VariantResult:
         Timing(**{**timing, "rounds_ms": tuple(timing["rounds_ms"])}) for timing in data["timings"]
     )
     return VariantResult(**{**data, "uncounted": tuple(data["uncounted"]), "timings": timings})
-
-
-def make_timing(
-    device: str,
-    batch_size: int,
-    calls_ms: list[list[float]],
-    memory: Mapping[str, float | None],
-) -> Timing:
-    """Returns the timing from the milliseconds of all calls, one list per round."""
-    rounds = [[call / batch_size for call in calls] for calls in calls_ms]
-    pooled = sorted(time for times in rounds for time in times)
-    p95 = pooled[min(len(pooled) - 1, round(0.95 * (len(pooled) - 1)))]
-    medians = tuple(statistics.median(times) for times in rounds)
-    return Timing(device, batch_size, statistics.median(pooled), p95, medians, **memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ class Format:
 
     Args:
         title: What messages call it.
-        extra: The extra of this package that installs what it needs, and its runtime in `verify`.
+        extra: The extra of this package that installs what it needs.
+        backend: What runs it: a runtime of `verify` and a backend of `benchmark`.
         converter: The modules that write it.
         runtime: The modules that run it.
         tolerances: The bar of the verification by the value of `quantize`.
@@ -35,6 +36,7 @@ class Format:
 
     title: str
     extra: str
+    backend: str
     converter: tuple[str, ...]
     runtime: tuple[str, ...]
     tolerances: Mapping[str | None, float]
@@ -86,14 +88,15 @@ def export_converted(
         options = ", ".join(map(repr, format.tolerances))
         raise ValueError(f"`quantize` must be one of {options}. Received: quantize={quantize!r}")
     require_tensorflow(format.title)
-    _require_packages(format, verify)
+    needed = (*format.converter, *(format.runtime if verify else ()))
+    require_packages(f"The export to {format.title}", needed, format.extra)
     served = _served(inference_form(model))
     with atomic_write(target) as temporary:
         with _reasons(model.name, format.title):
             convert(served, temporary)
         if verify:
             tolerance = format.tolerances[quantize]
-            verify_reloaded(model, served.names, temporary, format.extra, tolerance)
+            verify_reloaded(model, served.names, temporary, format.backend, tolerance)
     return target
 
 
@@ -107,13 +110,13 @@ def file_target(path: str | os.PathLike[str], suffix: str) -> Path:
     return target
 
 
-def _require_packages(format: Format, verify: bool) -> None:
-    modules = (*format.converter, *(format.runtime if verify else ()))
+def require_packages(what: str, modules: Iterable[str], extra: str) -> None:
+    """Raises an ImportError that names the extra to install if one of the modules is missing."""
     missing = [x for x in dict.fromkeys(modules) if importlib.util.find_spec(x) is None]
     if missing:
         raise ImportError(
-            f"The export to {format.title} needs the missing {', '.join(missing)}: "
-            f"pip install keras_branch_prune[{format.extra}]"
+            f"{what} needs the missing {', '.join(missing)}: "
+            f"pip install keras_branch_prune[{extra}]"
         )
 
 

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from keras_branch_prune.conversion import Format, Served, export_converted, file_target
 
-_FORMAT = Format(
+FORMAT = Format(
     title="LiteRT",
     extra="litert",
+    backend="litert",
     converter=(),
     runtime=("ai_edge_litert",),
     tolerances={None: 0.0, "float16": 1e-2, "int8": 1e-1},
@@ -76,4 +77,4 @@ def export_litert(
         target.write_bytes(converter.convert())
 
     target = file_target(path, ".tflite")
-    return export_converted(model, target, _FORMAT, convert, verify, quantize)
+    return export_converted(model, target, FORMAT, convert, verify, quantize)

@@ -14,9 +14,10 @@ from keras_branch_prune.conversion import Format, Served, export_converted, file
 from keras_branch_prune.export import frozen
 from keras_branch_prune.onnx_weights import store_weights
 
-_FORMAT = Format(
+FORMAT = Format(
     title="ONNX",
     extra="onnx",
+    backend="onnxruntime",
     converter=("onnx", "tf2onnx"),
     runtime=("onnxruntime",),
     tolerances={None: 0.0, "float16": 1e-2, "int8": 1e-1},
@@ -77,7 +78,7 @@ def export_onnx(
         target.write_bytes(proto.SerializeToString())
 
     target = file_target(path, ".onnx")
-    return export_converted(model, target, _FORMAT, convert, verify, quantize)
+    return export_converted(model, target, FORMAT, convert, verify, quantize)
 
 
 def _converted(served: Served) -> Any:

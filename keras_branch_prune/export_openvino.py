@@ -11,9 +11,10 @@ from keras_branch_prune.conversion import Format, Served, export_converted
 from keras_branch_prune.export import folder_target
 
 _FILE = "model.xml"
-_FORMAT = Format(
+FORMAT = Format(
     title="OpenVINO",
     extra="openvino",
+    backend="openvino",
     converter=("openvino",),
     runtime=("openvino",),
     tolerances={None: 0.0, "float16": 1e-2},
@@ -73,4 +74,4 @@ def export_openvino(
         openvino.save_model(converted, target / _FILE, compress_to_fp16=quantize == "float16")
 
     target = folder_target(path, _FILE, "an OpenVINO model")
-    return export_converted(model, target, _FORMAT, convert, verify, quantize)
+    return export_converted(model, target, FORMAT, convert, verify, quantize)

@@ -62,7 +62,7 @@ def verify_reloaded(
         model: What was exported.
         names: Names of the inputs and outputs in the exported model.
         path: The exported model.
-        runtime: What runs it: "saved_model", "litert", "onnx" or "openvino".
+        runtime: What runs it: "saved_model", "litert", "onnxruntime" or "openvino".
         tolerance: The bar, if that of the model's dtypes is lower.
 
     Raises:

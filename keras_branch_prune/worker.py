@@ -1,4 +1,4 @@
-"""The near end of a process that measures one SavedModel; the far end is `_benchmark_worker.py`."""
+"""The near end of a process that measures one model; the far end is `_benchmark_worker.py`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def start_worker(label: str, options: Mapping[str, Any], timeout: float) -> Iter
 
     Args:
         label: What error messages call it.
-        options: What the script takes: `path`, `device`, `threads`, `input_shape`.
+        options: What the script takes: `backend`, `path`, `device`, `threads`, `input_shape`.
         timeout: How long to wait for an answer, s.
 
     Yields:

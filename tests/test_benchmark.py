@@ -1,25 +1,15 @@
-import ast
-import dataclasses
 import json
-import sys
-from pathlib import Path
 
+import export_cases
 import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
-from keras_branch_prune import _benchmark_worker, export, worker
+import keras_branch_prune as kbp
 from keras_branch_prune.benchmark import BenchmarkError, benchmark
-from keras_branch_prune.benchmark_result import (
-    BenchmarkResult,
-    Timing,
-    VariantResult,
-    make_timing,
-)
+from keras_branch_prune.benchmark_backends import BACKENDS
+from keras_branch_prune.benchmark_result import BenchmarkResult
 from keras_branch_prune.export import export_saved_model
-from keras_branch_prune.worker import start_worker
 
 
 def _dense(units=4, shape=(6,), **kwargs):
@@ -27,7 +17,7 @@ def _dense(units=4, shape=(6,), **kwargs):
     return keras.Model(inputs, layers.Dense(units, name="scores")(inputs))
 
 
-FAST = {"rounds": 2, "seconds": 1e-6, "devices": ["cpu"]}
+FAST = {"rounds": 2, "seconds": 1e-6, "devices": ["cpu"], "peak": False}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +35,7 @@ def test_numbers_of_every_variant(measured):
     assert (original.name, original.parameters, original.macs) == ("original", 28, 72)
     assert (saved.name, saved.parameters, saved.macs) == ("saved", None, None)
     for variant in measured.variants:
-        assert 0 < variant.file_size_mib < 0.1
+        assert 0 < variant.file_sizes_mib["saved_model"] < 0.1
         assert [timing.batch_size for timing in variant.timings] == [1, 2]
         for timing in variant.timings:
             assert 0 < timing.p50_ms <= timing.p95_ms
@@ -55,105 +45,93 @@ def test_numbers_of_every_variant(measured):
         assert variant.timings[0].ram_mib <= variant.timings[1].ram_mib
 
 
-def test_all_models_are_exported_alike(monkeypatch, tmp_path):
-    small, large = _dense(2), _dense(400)
-    limit = 4 * small.count_params()
-    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", limit)
-    for models, frozen in (({"a": small}, True), ({"a": small, "b": large}, False)):
-        prepared = sys.modules[benchmark.__module__]._prepared(models, tmp_path / str(frozen), None)
-        path, costs = prepared["a"]
-        assert list(prepared) == list(models)
-        assert costs.parameters == small.count_params()
-        stored = tf.train.list_variables(str(path / "variables" / "variables"))
-        assert (len(stored) == 1) is frozen  # the graph of objects is always there
-
-
 def test_environment_says_what_matters(measured):
     assert set(measured.environment) == {"TensorFlow", "CPU", "GPU", "threads", "rounds"}
-    assert (measured.environment["threads"], measured.environment["rounds"]) == (1, 2)
+    assert measured.peaks == ()
+    assert (measured.environment["threads"], measured.environment["rounds"]) == ("1", 2)
 
 
-def test_json_round_trip(measured):
-    assert BenchmarkResult.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+THREADS = (2, 1)
 
 
-def test_worker_imports_tensorflow_and_numpy_only():
-    tree = ast.parse(Path(_benchmark_worker.__file__).read_text())
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = {name.name for node in nodes for name in node.names}
-    assert names == {"json", "os", "sys", "time", "Any", "numpy", "tensorflow"}
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A model by every backend, and the same as a file that one of them runs."""
+    model = export_cases.cnn()
+    path = kbp.export_litert(model, tmp_path_factory.mktemp("m") / "m.tflite", verify=False)
+    options = {**FAST, "peak": True, "rounds": 3}
+    return benchmark(
+        {"model": model, "file": path}, [1, 2], backends=list(BACKENDS), threads=THREADS, **options
+    )
 
 
-@pytest.mark.parametrize(
-    ("spec", "shape", "message"),
-    [
-        (tf.TensorSpec((3, 6)), None, "'x' has the fixed batch size 3"),
-        (tf.TensorSpec((None, 6), tf.string), None, "'x' takes strings"),
-        (tf.TensorSpec((None, None, 6)), None, "'x' has open dimensions.*pass `input_shape=`"),
-    ],
-)
-def test_inputs_that_cannot_be_made(spec, shape, message):
-    with pytest.raises(SystemExit, match=message):
-        _benchmark_worker.random_tensor("x", spec, 2, shape)
+def test_every_backend_is_measured_with_all_threads(everything):
+    model, file = everything.variants
+    keys = [(x.backend, x.threads, x.batch_size) for x in model.timings]
+    assert keys == [(x, n, size) for x in BACKENDS for n in THREADS for size in (1, 2)]
+    assert [key for key in keys if key[0] == "litert"] == [
+        (x.backend, x.threads, x.batch_size) for x in file.timings
+    ]
+    assert list(model.file_sizes_mib) == list(BACKENDS)
+    assert file.file_sizes_mib == {"litert": model.file_sizes_mib["litert"]}
+    for timing in (*model.timings, *file.timings):
+        assert 0 < timing.p50_ms <= timing.p95_ms
+        assert len(timing.rounds_ms) == 3
+        assert timing.ram_mib > 0
 
 
-@pytest.mark.parametrize("shape", [(4, 6), {"x": (4, 6), "y": (1,)}])
-@pytest.mark.parametrize("dtype", ["float16", "int64", "bool"])
-def test_random_inputs(shape, dtype):
-    spec = tf.TensorSpec((None, None, 6), dtype)
-    tensor = _benchmark_worker.random_tensor("x", spec, 2, shape)
-    assert (tensor.shape, tensor.dtype) == ((2, 4, 6), dtype)
-    assert len(set(np.ravel(tensor))) > 1
+def test_versions_of_all_runtimes(everything):
+    titles = {"Keras", "TensorFlow", "LiteRT", "ONNX Runtime", "OpenVINO"}
+    assert titles < set(everything.environment)
+    assert everything.environment["threads"] == "2 and 1"
+
+
+def test_peaks(everything):
+    assert [(peak.device, peak.threads) for peak in everything.peaks] == [("cpu", 2), ("cpu", 1)]
+    assert all(peak.gflops > 1 for peak in everything.peaks)
+    for backend in BACKENDS:
+        assert 0 < everything.utilisation(2, "model", backend=backend, threads=1) < 1
+    assert everything.utilisation(2, "file") is None
+
+
+def test_a_file_is_compared_by_its_backend(everything):
+    assert everything.speedup(1) == everything.speedup(1, backend="litert", threads=2)
+    low, high = everything.speedup_interval(1, threads=1)
+    assert (low, high) == everything.speedup_range(1, threads=1)
+    assert low <= everything.speedup(1, threads=1) <= high
+    with pytest.raises(KeyError, match="'file' was measured at"):
+        everything.speedup(1, backend="keras")
+
+
+def test_table_of_all(everything):
+    table = str(everything)
+    assert "time/image at batch 2, openvino, 1 thread, CPU, ms (p95)" in table
+    assert "share of the matmul peak at batch 1, keras, 2 threads, CPU, %" in table
+    assert "Matmul peak, CPU, 1 thread: " in table
+
+
+def test_json_round_trip(everything):
+    assert BenchmarkResult.from_json(json.loads(json.dumps(everything.to_json()))) == everything
 
 
 def test_a_model_that_cannot_be_loaded_shows_its_error(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"nonsense")
-    message = r"measures 'broken' on the CPU ended early. Its error output:\n(.|\n)*Error"
+    message = (
+        r"measures 'broken' by saved_model on the CPU ended early. Its error output:\n(.|\n)*Error"
+    )
     with pytest.raises(BenchmarkError, match=message):
         benchmark({"broken": tmp_path}, [1], **FAST)
-
-
-def _options(path):
-    return {"path": str(path), "device": "cpu", "threads": None, "input_shape": None}
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    """Replaces the far end of the protocol by a few lines that need no TensorFlow."""
-
-    def replace(code):
-        path = tmp_path / "worker.py"
-        path.write_text(code)
-        monkeypatch.setattr(worker, "_SCRIPT", path)
-
-    return replace
-
-
-def test_a_process_that_does_not_answer(script):
-    script("import sys, time\nprint('I am stuck', file=sys.stderr, flush=True)\ntime.sleep(60)")
-    message = r"'slow' gave no answer in 1.0 s(.|\n)*stuck"
-    with (
-        start_worker("'slow'", _options(""), timeout=1.0) as process,
-        pytest.raises(BenchmarkError, match=message),
-    ):
-        process.ready()
-    assert process._process.returncode != 0
-
-
-def test_a_process_that_ends_between_questions(script):
-    script("print('{}', flush=True)")
-    with start_worker("'short'", _options(""), timeout=30.0) as process:
-        assert process.ready() == {}
-        process._process.wait()
-        with pytest.raises(BenchmarkError, match="'short' ended early"):
-            process.ask(command="time")
 
 
 WRONG = {
     "no models": ({"models": {}}, ValueError, "`models` must be a dict .* not empty"),
     "a list": ({"models": [1]}, ValueError, r"`models` must be a dict .* Received: \[1\]"),
     "not a model": ({"models": {"a": 3}}, TypeError, "must be a keras.Model. Received: int"),
-    "no such path": ({"models": {"a": "nowhere"}}, FileNotFoundError, "SavedModel or a `.keras`"),
+    "no such path": (
+        {"models": {"a": "nowhere"}},
+        FileNotFoundError,
+        "SavedModel or .*: 'nowhere'",
+    ),
     "unbuilt": ({"models": {"a": keras.Sequential([layers.Dense(1)])}}, ValueError, "be built"),
     "batch size 0": ({"batch_sizes": [1, 0]}, ValueError, r"`batch_sizes\[1\]` must be a positive"),
     "batch size True": ({"batch_sizes": [True]}, ValueError, "Received: True"),
@@ -161,6 +139,17 @@ WRONG = {
     "one batch size": ({"batch_sizes": 64}, ValueError, "`batch_sizes` must be a sequence"),
     "rounds": ({"rounds": 0}, ValueError, "`rounds` must be a positive integer. Received: 0"),
     "threads": ({"threads": 0}, ValueError, "`threads` must be a positive integer. Received: 0"),
+    "some threads": ({"threads": [1, True]}, ValueError, r"`threads\[1\]` must be a positive"),
+    "no threads": ({"threads": []}, ValueError, r"`threads` must not be empty. Received: \[\]"),
+    "threads by name": ({"threads": "1"}, ValueError, "`threads` must be a positive .* '1'"),
+    "one backend": ({"backends": "litert"}, ValueError, "`backends` must be a seq.* 'litert'"),
+    "no backend": ({"backends": []}, ValueError, r"`backends` must be a sequence .* \[\]"),
+    "backend": ({"backends": ["onnx"]}, ValueError, r"some of \('keras', .*: \['onnx'\]"),
+    "no GPU": (
+        {"backends": ["litert", "openvino"], "devices": ["gpu"]},
+        ValueError,
+        r"'a' cannot be measured: its backends \('litert', 'openvino'\) run on the CPU only",
+    ),
     "seconds": ({"seconds": 0}, ValueError, "`seconds` must be positive. Received: 0"),
     "device": ({"devices": ["tpu"]}, ValueError, r"`devices` must be some of .*'tpu'"),
     "open": ({"models": {"a": _dense(1, (None, 6))}}, ValueError, "pass `input_shape="),
@@ -172,65 +161,3 @@ def test_wrong_arguments(name):
     arguments, error, message = WRONG[name]
     with pytest.raises(error, match=message):
         benchmark(**{"models": {"a": _dense()}, **FAST, **arguments})
-
-
-def test_make_timing_pools_rounds_and_divides_by_the_batch():
-    timing = make_timing("cpu", 2, [[2.0, 4.0, 6.0], [8.0]], {"ram_mib": 5.0, "vram_mib": None})
-    assert timing == Timing("cpu", 2, 2.5, 4.0, (2.0, 4.0), 5.0, None)
-
-
-def _result(*milliseconds):
-    timings = [Timing("cpu", 1, ms, ms * 2, (ms, ms * 1.25), ms * 10) for ms in milliseconds]
-    return BenchmarkResult(
-        tuple(
-            VariantResult(f"v{index}", 1000 // (index + 1), None, (), 8.0 / (index + 1), (timing,))
-            for index, timing in enumerate(timings)
-        ),
-        {"TensorFlow": "2.21.0", "GPU": None, "threads": 1},
-    )
-
-
-def test_table():
-    assert str(_result(3.0, 1.5)) == (
-        "                                      v0             v1             ratio\n"
-        "------------------------------------  -------------  -------------  -----------------\n"
-        "parameters                            1,000          500            2.00×\n"
-        "file size, MiB                        8.00           4.00           2.00×\n"
-        "time/image at batch 1, CPU, ms (p95)  3.000 (6.000)  1.500 (3.000)  2.00× (2.00–2.00)\n"
-        "RAM at batch 1, MiB                   30.0           15.0           2.00×\n"
-        "\n"
-        "Measured with TensorFlow 2.21.0, threads 1."
-    )
-
-
-def test_table_names_what_is_not_counted_and_shows_a_gpu():
-    variant = _result(3.0).variants[0]
-    gpu = dataclasses.replace(variant.timings[0], device="gpu", vram_mib=77.0)
-    variant = dataclasses.replace(variant, uncounted=("lstm",), timings=(variant.timings[0], gpu))
-    table = str(BenchmarkResult((variant,), {"GPU": "H100"}))
-    assert "time/image at batch 1, GPU, ms (p95)" in table
-    assert "VRAM at batch 1, MiB                  77.0" in table
-    assert "Measured with GPU H100." in table
-    assert "Not in the MACs of 'v0': lstm." in table
-
-
-def test_speedup():
-    result = _result(3.0, 1.5)
-    assert result.speedup(1) == 2.0
-    assert result.speedup(1, "v0") == 1.0
-    assert result.speedup_range(1) == (2.0, 2.0)
-    three = _result(3.0, 1.5, 1.0)
-    assert three.speedup(1, variant="v2") == 3.0
-    with pytest.raises(KeyError, match=r"`variant` must be one of .* Received: None"):
-        three.speedup(1)
-    with pytest.raises(
-        KeyError, match=r"was measured at .*\[\(1, 'cpu'\)\]. Received: \(7, 'cpu'\)"
-    ):
-        result.speedup(7)
-
-
-def test_speedup_range_is_that_of_the_rounds():
-    slow, fast = _result(3.0, 1.5).variants
-    timing = dataclasses.replace(fast.timings[0], rounds_ms=(1.0, 3.0))
-    fast = dataclasses.replace(fast, timings=(timing,))
-    assert BenchmarkResult((slow, fast), {}).speedup_range(1) == (1.25, 3.0)

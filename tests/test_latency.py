@@ -6,7 +6,8 @@ from keras import layers
 from models import build
 
 from keras_branch_prune import latency
-from keras_branch_prune.benchmark_result import BenchmarkResult, Timing, VariantResult
+from keras_branch_prune.benchmark_result import BenchmarkResult
+from keras_branch_prune.benchmark_timing import Timing, VariantResult
 from keras_branch_prune.latency import (
     LatencySearch,
     latency_share,
@@ -107,11 +108,11 @@ def test_a_share_is_measured():
 
 
 def test_milliseconds_become_a_share(monkeypatch):
-    def measured(models, batch_sizes, threads, devices, rounds):
+    def measured(models, batch_sizes, threads, devices, rounds, peak):
         assert (list(models), batch_sizes, threads) == (["original"], [4], 2)
-        assert (devices, rounds) == (["cpu"], 3)
+        assert (devices, rounds, peak) == (["cpu"], 3, False)
         timing = Timing("cpu", 4, p50_ms=8.0, p95_ms=9.0, rounds_ms=(8.0,))
-        return BenchmarkResult((VariantResult("original", 1, 1, (), 1.0, (timing,)),), {})
+        return BenchmarkResult((VariantResult("original", 1, 1, (), {}, (timing,)),), {})
 
     monkeypatch.setattr(latency, "benchmark", measured)
     options = {"batch_size": 4, "threads": 2, "rounds": 3}

@@ -7,6 +7,8 @@ import pytest
 from matplotlib import image
 
 import keras_branch_prune as kbp
+from keras_branch_prune import report
+from keras_branch_prune.benchmark_timing import Timing, VariantResult
 
 STAGES = {
     "original": [{"accuracy": 0.5, "val_accuracy": 0.4}, {"accuracy": 0.9, "val_accuracy": 0.8}],
@@ -59,6 +61,74 @@ def test_nothing_to_suffer_from_can_be_drawn(tmp_path):
     assert kbp.plot_sensitivity(sensitivities((0.5, 0.5)), tmp_path / "same.png").exists()
 
 
+def _variant(name, macs, milliseconds):
+    timings = tuple(
+        Timing("cpu", size, 1.0, 1.0, milliseconds, backend=backend, threads=threads)
+        for backend in ("keras", "litert")
+        for threads in (None, 2)
+        for size in (1, 64)
+    )
+    return VariantResult(name, 1, macs, (), {}, timings)
+
+
+SPEEDUPS = kbp.BenchmarkResult(
+    (
+        _variant("original", 800, (8.0,) * 7),
+        _variant("half", 400, (4.0, 4.0, 4.0, 4.0, 5.0, 2.0, 4.0)),
+        _variant("unknown", None, (1.0,) * 7),
+        _variant("quarter", 100, (2.0,) * 7),
+    ),
+    {},
+)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were made."""
+    made = []
+    figure_class, colormap = report._matplotlib()
+
+    def make(**options):
+        made.append(figure_class(**options))
+        return made[-1]
+
+    monkeypatch.setattr(report, "_matplotlib", lambda: (make, colormap))
+    return made
+
+
+def test_speedups_are_drawn_against_what_the_macs_promise(tmp_path, figures):
+    path = kbp.plot_speedup(SPEEDUPS, tmp_path / "new" / "speedup.png")
+    assert list((tmp_path / "new").iterdir()) == [path]
+    assert image.imread(path).size > 0
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"batch {size}, CPU, threads {threads}" for size in (1, 64) for threads in ("by default", 2)
+    ]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert sorted(legend) == ["as the MACs promise", "keras", "litert"]
+    for axes in figure.axes:
+        keras, litert = axes.containers
+        colours = {bars.lines[0].get_color() for bars in (keras, litert)}
+        markers = {bars.lines[0].get_marker() for bars in (keras, litert)}
+        assert (len(colours), len(markers)) == (2, 2)
+        for bars in (keras, litert):
+            ratios, speedups = bars.lines[0].get_data()
+            assert list(ratios) == pytest.approx([2.0, 8.0], rel=0.05)
+            assert list(speedups) == [2.0, 4.0]
+            (ends,) = (collection.get_segments() for collection in bars.lines[2])
+            assert [y for bar in ends for y in bar[:, 1]] == pytest.approx([1.6, 4.0, 4.0, 4.0])
+        (diagonal,) = (line for line in axes.lines if line.get_label() == "as the MACs promise")
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [1.0, 8.0]
+
+
+def test_a_speedup_needs_known_macs(tmp_path):
+    original, _, unknown, quarter = SPEEDUPS.variants
+    for variants in ((original,), (original, unknown), (unknown, quarter)):
+        with pytest.raises(ValueError, match=r"`result` must have another .* Received: \{'"):
+            kbp.plot_speedup(kbp.BenchmarkResult(variants, {}), tmp_path / "speedup.png")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_metric_that_was_not_logged_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Received: metric='auc'"):
         kbp.plot_training(STAGES, tmp_path / "training.png", metric="auc")
@@ -71,3 +141,5 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
         kbp.plot_training(STAGES, tmp_path / "training.png")
     with pytest.raises(ImportError, match=r"pip install keras_branch_prune\[report\]"):
         kbp.plot_sensitivity(sensitivities((0.1, 0.1)), tmp_path / "errors.png")
+    with pytest.raises(ImportError, match=r"pip install keras_branch_prune\[report\]"):
+        kbp.plot_speedup(SPEEDUPS, tmp_path / "speedup.png")
