@@ -4,9 +4,9 @@
     python benchmarks/peers.py --torch_python=torchenv/bin/python --output=docs/peers.json
 
 The network is VGG16 with random weights, for images of 32 pixels. Three things are asked: how long
-a plan and the surgery take, what is left, and how fast it is. Every row of latencies is measured in
-turns, original and compact, and ratios are those of medians. PyTorch runs in an environment of its
-own (`--torch_python`); without it, only ours and masking are measured.
+a plan and the surgery take, what is left, and how fast it is. Original and compact model take turns
+when they are measured. PyTorch runs in an environment of its own (`--torch_python`); without it,
+only ours and masking are measured.
 
 Masking means what a tool that sets weights to zero leaves: the original shapes, with zeros for the
 channels that ours removes (TensorFlow Model Optimization's `strip_pruning` returns such a model).
@@ -19,6 +19,7 @@ import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from typing import Any
 import keras
 import numpy as np
 from _masking import masked
-from _peer_runtimes import RUNTIMES, runtime_medians
 from _turns import cpu
 from absl import app, flags, logging
 
@@ -44,6 +44,14 @@ flags.DEFINE_integer("rounds", 7, "Turns that every variant takes.", 1)
 flags.DEFINE_float("seconds", 0.5, "Least time of one turn at one batch size, s.", 0.0)
 flags.DEFINE_float("full_width", 1.0, "Factor on VGG16's 64 to 512 filters; for trials.", 0.0)
 flags.DEFINE_string("output", None, "JSON file; a Markdown file is put beside it.")
+
+RUNTIMES = {
+    "saved_model": "TensorFlow SavedModel",
+    "litert": "LiteRT",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+"""Titles of the runtimes that our models are exported to."""
 
 _SIZE, _CLASSES = 32, 10
 _TIMEOUT_S = 3600
@@ -79,29 +87,30 @@ def surgery(model: keras.Model, width: float, images: np.ndarray | None) -> tupl
 
 
 def latency_rows(model: keras.Model, compact: keras.Model, zeros: keras.Model) -> list[dict]:
-    """Returns the latencies of the exported models in every runtime."""
+    """Returns the latencies of the exported models in every runtime, ms per call."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # As a SavedModel it is run by TensorFlow only, which is enough to see what zeros save.
+        saved = kbp.export_saved_model(zeros, Path(scratch, "masked"), verify=False)
+        result = kbp.benchmark(
+            {"original": model, "compact": compact, "masked": saved},
+            FLAGS.batch_size,
+            backends=list(RUNTIMES),
+            threads=FLAGS.threads,
+            rounds=FLAGS.rounds,
+            seconds=FLAGS.seconds,
+            devices=["cpu"],
+            peak=False,
+        )
+    original = result.variant("original")
     rows = []
-    options = {"rounds": FLAGS.rounds, "seconds": FLAGS.seconds}
-    saved = {"original": model, "compact": compact, "masked": zeros}
-    pair = {"original": model, "compact": compact}
-    for threads in FLAGS.threads:
-        result = kbp.benchmark(saved, FLAGS.batch_size, threads=threads, devices=["cpu"], **options)
-        for batch in FLAGS.batch_size:
-            # The result is per image, a row per call.
-            ms = {v.name: v.timing(batch).p50_ms * batch for v in result.variants}
-            rows.append(row("TensorFlow SavedModel", threads, batch, ms, "compact"))
-            rows.append(row("TensorFlow SavedModel, masked", threads, batch, ms, "masked"))
-            for runtime in RUNTIMES:
-                ms = runtime_medians(runtime, pair, batch, threads, **options)
-                rows.append(row(runtime, threads, batch, ms, "compact"))
+    for name, ending in (("compact", ""), ("masked", ", masked")):
+        for found in result.variant(name).timings:
+            batch, where = found.batch_size, {"backend": found.backend, "threads": found.threads}
+            case = {"runtime": RUNTIMES[found.backend] + ending, "batch": batch}
+            case |= {"threads": found.threads, "ms": found.p50_ms * batch}
+            case["original_ms"] = original.timing(batch, **where).p50_ms * batch
+            rows.append(case | {"speedup": result.speedup(batch, name, **where)})
     return rows
-
-
-def row(runtime: str, threads: int, batch: int, ms: dict[str, float], name: str) -> dict:
-    """Returns a row of the table of latencies."""
-    original = ms["original"]
-    case = {"runtime": runtime, "threads": threads, "batch": batch}
-    return {**case, "original_ms": original, "ms": ms[name], "speedup": original / ms[name]}
 
 
 def ask_torch(width: float, threads: int) -> dict:
@@ -130,8 +139,10 @@ def torch_rows(answer: dict, threads: int) -> list[dict]:
     rows = []
     for found in answer["latencies"]:
         for ending, title in (("", "PyTorch"), (", folded", "PyTorch, BatchNorm folded")):
-            ms = {name: found["ms"][name + ending] for name in ("original", "compact")}
-            rows.append(row(title, threads, found["batch"], ms, "compact"))
+            original, compact = (found["ms"][name + ending] for name in ("original", "compact"))
+            case = {"runtime": title, "batch": found["batch"], "threads": threads}
+            case |= {"ms": compact, "original_ms": original}
+            rows.append(case | {"speedup": original / compact})
     return rows
 
 
