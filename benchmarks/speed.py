@@ -12,7 +12,7 @@ names of the files.
 import json
 from pathlib import Path
 
-import keras
+from _architectures import build, pruned
 from absl import app, flags, logging
 
 import keras_branch_prune as kbp
@@ -32,26 +32,11 @@ flags.DEFINE_string("json", None, "File to write the results to.")
 flags.DEFINE_string("plot", None, "Picture to write; needs matplotlib.")
 
 
-def build(name: str) -> keras.Model:
-    """Returns the original model."""
-    if name == "VGG16":
-        return kbp.zoo.vgg16()
-    options = {"weights": None, "input_shape": (64, 64, 3), "classes": 10}
-    return getattr(keras.applications, name)(**options)
-
-
-def pruned(model: keras.Model) -> keras.Model:
-    """Returns the narrow model."""
-    branched = kbp.branch(model, kbp.plan(model, width=FLAGS.width, round_to=FLAGS.round_to))
-    kbp.set_alpha(branched, 0)
-    return kbp.merge(branched)
-
-
 def measure(name: str) -> kbp.BenchmarkResult:
     """Measures one architecture."""
     original = build(name)
     return kbp.benchmark(
-        {name: original, "compact": pruned(original)},
+        {name: original, "compact": pruned(original, FLAGS.width, FLAGS.round_to)},
         [int(size) for size in FLAGS.batch_sizes],
         backends=FLAGS.backends,
         threads=[None if count == "default" else int(count) for count in FLAGS.threads],
