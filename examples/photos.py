@@ -102,23 +102,25 @@ def random_crops(
         count: How many crops.
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
-        augment: Whether to mirror half of them, left to right, to shuffle their colours, and to
-            turn each colour into its negative in half of them: the photos are few, and must not
-            teach that the world is as red as a retina.
+        augment: Whether to mirror half of them, left to right, and to shuffle their colours: the
+            photos are few, and must not teach that the world is as red as a retina. Every second
+            crop is then the negative of the one before it: batch normalization takes a batch's mean
+            away, with which, in a small batch, the absolute colours would go.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
     """
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.float32)
-    for crop in crops:
+    for index, crop in enumerate(crops):
+        if augment and index % 2:
+            crop[:] = 255 - crops[index - 1]
+            continue
         photo = photos[rng.integers(len(photos))]
         top, left = (rng.integers(side - size + 1) for side in photo.shape[:2])
         crop[:] = photo[top : top + size, left : left + size]
         if augment:
             crop[:] = crop[:, :: rng.choice((-1, 1)), rng.permutation(3)]
-            negative = rng.random(3) < 0.5
-            crop[..., negative] = 255 - crop[..., negative]
     return crops / np.float32(255)
 
 
