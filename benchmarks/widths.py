@@ -22,6 +22,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from _architectures import build
 from _turns import cpu
 from absl import app, flags, logging
 from keras import layers
@@ -33,8 +34,10 @@ FLAGS = flags.FLAGS
 _WIDTHS = "8,16,17,22,24,28,31,32,33,40,44,48,56,64,81,88,96,128"
 flags.DEFINE_list("layer_widths", _WIDTHS.split(","), "Widths of the single layers.")
 flags.DEFINE_list("layer_sizes", ["8", "16"], "Heights and widths of their images, pixels.")
-flags.DEFINE_list("plan_widths", ["0.25", "0.34375", "0.5", "0.66"], "Shares of the channels.")
-flags.DEFINE_list("models", ["vgg16", "resnet50"], "Whole models.")
+flags.DEFINE_list("plan_widths", ["0.34375", "0.66"], "Shares of the channels.")
+flags.DEFINE_list(
+    "models", ["VGG16", "ResNet50"], "Whole models: VGG16, or names in keras.applications."
+)
 flags.DEFINE_list("batch_sizes", ["1", "16"], "Images per call.")
 flags.DEFINE_integer("round_to", 16, "Widths are multiples of it.", 2)
 flags.DEFINE_integer("repeats", 3, "How often single layers are measured; the median counts.", 1)
@@ -43,12 +46,6 @@ flags.DEFINE_float("seconds", 0.5, "Least time of one such turn at one batch siz
 flags.DEFINE_string("output", "runs/widths.json", "JSON file of results.")
 
 _DEPTH = 4
-_MODELS = {
-    "vgg16": lambda: kbp.zoo.vgg16(),
-    "resnet50": lambda: keras.applications.ResNet50(
-        weights=None, input_shape=(64, 64, 3), classes=10
-    ),
-}
 
 
 def convolutions(width: int, size: int) -> keras.Model:
@@ -98,7 +95,7 @@ def plans(model: keras.Model, share: float) -> Iterator[tuple[str, Any]]:
 def plan_times(name: str, share: float) -> list[dict[str, Any]]:
     """Returns the MACs and ms per call of the compact models of all plans of one share."""
     keras.utils.set_random_seed(0)
-    model = _MODELS[name]()
+    model = build(name)
     models = {"original": model}
     for rounding, plan in plans(model, share):
         branched = kbp.branch(model, plan)
