@@ -1,7 +1,8 @@
 """The far end of `peers.py`: the same network in PyTorch, pruned by Torch-Pruning.
 
-Runs in an environment of its own and imports nothing but `torch` and `torch_pruning`. The options
-are a JSON object in `argv[1]`; the last line of the output is a JSON object with the results.
+Runs in an environment of its own and imports `torch` and `torch_pruning`, nothing of this project.
+The options are a JSON object in `argv[1]`; the last line of the output is a JSON object with the
+results.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch_pruning
-from _turns import medians
 from torch import nn
 
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_WARM_UP_CALLS = 3
+_LEAST_CALLS = 3
 
 
 def vgg16(factor: float, classes: int) -> nn.Sequential:
@@ -89,6 +92,38 @@ def latencies(models: dict[str, nn.Module], options: dict[str, Any]) -> list[dic
             ms = medians(runs, options["rounds"], options["seconds"])
         found.append({"batch": batch, "ms": ms})
     return found
+
+
+def medians(
+    runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float
+) -> dict[str, float]:
+    """Returns the median time of a call of every function, ms.
+
+    Args:
+        runs: Functions by name, that return when all is computed.
+        rounds: Turns that every function takes, in every round in another order.
+        seconds: Least time of one turn, s.
+    """
+    for run in runs.values():
+        for _ in range(_WARM_UP_CALLS):
+            run()
+    calls: dict[str, list[float]] = {name: [] for name in runs}
+    turns = list(runs)
+    for number in range(rounds):
+        first = number % len(turns)
+        for name in turns[first:] + turns[:first]:
+            calls[name] += _turn(runs[name], seconds)
+    return {name: statistics.median(times) for name, times in calls.items()}
+
+
+def _turn(run: Callable[[], object], seconds: float) -> list[float]:
+    calls: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(calls) < _LEAST_CALLS:
+        start = time.perf_counter()
+        run()
+        calls.append((time.perf_counter() - start) * 1e3)
+    return calls
 
 
 def main() -> None:

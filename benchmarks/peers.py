@@ -27,10 +27,10 @@ from typing import Any
 import keras
 import numpy as np
 from _masking import masked
-from _turns import cpu
 from absl import app, flags, logging
 
 import keras_branch_prune as kbp
+from keras_branch_prune.benchmark import cpu_name
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("torch_python", None, "Python of an environment with torch, torch-pruning.")
@@ -181,7 +181,7 @@ def environment(versions: dict[str, str]) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     ours = {package: importlib.metadata.version(package) for package in _PACKAGES}
     settings = {name: FLAGS[name].value for name in ("round_to", "rounds", "seconds", "full_width")}
-    return {"cpu": cpu(), "versions": ours | versions, **settings}
+    return {"cpu": cpu_name(), "versions": ours | versions, **settings}
 
 
 def as_markdown(made: dict[str, Any]) -> str:

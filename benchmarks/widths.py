@@ -23,11 +23,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 from _architectures import build
-from _turns import cpu
 from absl import app, flags, logging
 from keras import layers
 
 import keras_branch_prune as kbp
+from keras_branch_prune.benchmark import cpu_name
 from keras_branch_prune.layer_latency import measure_in_turns
 
 FLAGS = flags.FLAGS
@@ -157,7 +157,7 @@ def plan_table(cases: list[dict[str, Any]]) -> list[str]:
 
 def as_markdown(results: list[dict[str, Any]]) -> str:
     """Returns all results as Markdown."""
-    lines = [f"{cpu()}, one thread, TensorFlow {tf.__version__}.", ""]
+    lines = [f"{cpu_name()}, one thread, TensorFlow {tf.__version__}.", ""]
     for case in results:
         if case["kind"] == "layers":
             lines += layer_table(case)

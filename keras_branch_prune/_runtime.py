@@ -1,5 +1,6 @@
 """What the worker scripts know of a runtime: how it is imported, given a model, and run."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Options(NamedTuple):
     reshape: bool = False
 
 
-class Runtime:
+class Runtime(ABC):
     """A runtime; making it imports it, `load` gives it a model."""
 
     versions: dict[str, str]
@@ -36,6 +37,7 @@ class Runtime:
     flop: int | None = None
     """Floating-point operations of one run, where they are part of the task."""
 
+    @abstractmethod
     def load(self, path: str, options: Options) -> None:
         """Loads a model.
 
@@ -43,15 +45,14 @@ class Runtime:
             path: The model.
             options: How to run it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self) -> dict[str, Input]:
         """Returns the inputs by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, arrays: dict[str, Any]) -> Run:
         """Returns what runs the model on these inputs."""
-        raise NotImplementedError
 
     def vram_mib(self) -> float | None:
         """Returns the peak GPU memory, MiB; None if there is no GPU in use."""

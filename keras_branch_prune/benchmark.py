@@ -188,14 +188,15 @@ def _environment(
     threads = " and ".join("by default" if count is None else str(count) for count in counts)
     return {
         **{title: version for fact in facts for title, version in fact["versions"].items()},
-        "CPU": _cpu(),
+        "CPU": cpu_name(),
         "GPU": next((fact["gpu"] for fact in facts if fact["gpu"]), None),
         "threads": threads,
         "rounds": rounds,
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """Returns the name of the CPU and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.machine()
     try:
