@@ -2,8 +2,8 @@
 
     python benchmarks/latency_target.py --names=VGG16,ResNet50,MobileNetV2 --share=0.5
 
-Architectures are those of `keras.applications` with the weights they begin with, at which they take
-as long as when trained. Both models are measured as exported SavedModels that run in turns.
+Architectures are those of `keras.applications`, as if trained. Both models are measured as exported
+SavedModels that run in turns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 
 import keras
 import numpy as np
+from _architectures import as_if_trained
 from absl import app, flags
 
 import keras_branch_prune as kbp
@@ -27,7 +28,8 @@ flags.DEFINE_integer("round_to", None, "Widths are multiples of it.")
 def planned(name: str, batch_size: int) -> str:
     """Plans one architecture and returns a line of the table."""
     shape = (FLAGS.size, FLAGS.size, 3)
-    model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10)
+    fresh = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10)
+    model = as_if_trained(fresh)
     start = time.perf_counter()
     target = kbp.Latency(FLAGS.share, batch_size=batch_size)
     plan = kbp.plan(model, latency=target, round_to=FLAGS.round_to)

@@ -26,6 +26,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from _architectures import as_if_trained
 from _masking import masked
 from absl import app, flags, logging
 
@@ -150,7 +151,8 @@ def measure(width: float) -> tuple[dict, dict[str, str]]:
     """Returns all results at one width, and the versions of what PyTorch uses."""
     keras.utils.set_random_seed(0)
     shape = (_SIZE, _SIZE, 3)
-    model = kbp.zoo.vgg16(width=FLAGS.full_width, input_shape=shape, classes=_CLASSES)
+    fresh = kbp.zoo.vgg16(width=FLAGS.full_width, input_shape=shape, classes=_CLASSES)
+    model = as_if_trained(fresh)
     images = np.random.default_rng(0).random((FLAGS.samples, *shape), "float32")
     seconds, plan, compact = surgery(model, width, None)
     fitted_seconds, _, fitted = surgery(model, width, images)

@@ -7,13 +7,15 @@ A model and its pruned model are exported, and each is run with every number of 
 process of its own. The median time of a call is that of the signature, as `kbp.benchmark` takes it;
 what kernels take is TensorFlow's own trace of every node, the medians over the traced calls added
 up. Beside them stands what the convolutions would take at the speed at which the original runs them
-on one thread: the time that the MACs promise.
+on one thread: the time that the MACs promise. How many cores were busy, on average, and how often
+threads gave way to wait, per call, is the operating system's account of the calls that are timed.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -40,7 +42,7 @@ _CONVOLUTIONS = "Conv2D"
 
 
 def profile(path: str, threads: int, batch_size: int, calls: int) -> dict[str, Any]:
-    """Returns ms per call of the signature, and ms per call of all kernels by kind."""
+    """Returns what a call takes: of the clock, of the cores, in switches, and of all kernels."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -57,8 +59,16 @@ def profile(path: str, threads: int, batch_size: int, calls: int) -> dict[str, A
 
     for _ in range(_WARM_UP_CALLS):
         call()
+    before = resource.getrusage(resource.RUSAGE_SELF)
     wall = [_milliseconds(call) for _ in range(calls)]
-    return {"call_ms": statistics.median(wall), "kernels_ms": _kernels(path, images, calls)}
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return {
+        "call_ms": statistics.median(wall),
+        "cores": cpu_seconds * 1e3 / sum(wall),
+        "waits": (after.ru_nvcsw - before.ru_nvcsw) / calls,
+        "kernels_ms": _kernels(path, images, calls),
+    }
 
 
 def _milliseconds(call: Any) -> float:
@@ -100,8 +110,8 @@ def rows(found: dict[str, dict[str, Any]], macs: dict[str, int]) -> list[str]:
     speed = found[first]["kernels_ms"][_CONVOLUTIONS] / macs["original"]
     lines = [
         "| model | threads | call, ms | convolutions, ms | other kernels, ms | between kernels, ms "
-        "| convolutions at the original's speed, ms |",
-        "|---|---|---|---|---|---|---|",
+        "| convolutions at the original's speed, ms | cores busy | waits |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for key, result in found.items():
         name, threads = key.split(", ")
@@ -109,7 +119,9 @@ def rows(found: dict[str, dict[str, Any]], macs: dict[str, int]) -> list[str]:
         others = sum(result["kernels_ms"].values()) - convolutions
         between = result["call_ms"] - convolutions - others
         times = (result["call_ms"], convolutions, others, between, speed * macs[name])
-        lines.append(f"| {name} | {threads} | {' | '.join(f'{ms:.3f}' for ms in times)} |")
+        cells = " | ".join(f"{ms:.3f}" for ms in times)
+        use = f"{result['cores']:.2f} | {result['waits']:.0f}"
+        lines.append(f"| {name} | {threads} | {cells} | {use} |")
     return lines
 
 

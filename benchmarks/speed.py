@@ -2,11 +2,10 @@
 
     python benchmarks/speed.py --json=speed.json --plot=speed.png
 
-Models are pruned in one shot, without data: the weights are random, and speed does not depend on
-them. VGG16 is the one of the zoo, at 32 px; any other name is an architecture of
-`keras.applications`, at 64 px. Original and compact model run side by side, with every backend and
-number of threads in a process of its own. With several models the name of each is put into the
-names of the files.
+Models are pruned in one shot, without data, and have random weights as if trained. VGG16 is the one
+of the zoo, at 32 px; any other name is an architecture of `keras.applications`, at 64 px. Original
+and compact model run side by side, with every backend and number of threads in a process of its
+own. With several models the name of each is put into the names of the files.
 """
 
 import json

@@ -54,6 +54,9 @@ def benchmark(
     cannot have the memory that this process has reserved: call
     `tf.config.experimental.set_memory_growth` before building models.
 
+    Measure models as trained ones: TensorFlow drops a bias that is all zero, as in a model that was
+    just built, and then leaves the convolution's ReLU to another kernel, which takes longer.
+
     The backends are `"keras"` (`predict_on_batch` of the saved model, with stock layers and those
     of this package), `"saved_model"` (TensorFlow), `"litert"`, `"onnxruntime"` and `"openvino"`
     (in float32, prepared for each batch size, to answer soon). The last three run on the CPU only,
