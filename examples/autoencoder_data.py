@@ -23,7 +23,7 @@ class AutoencoderData:
 
     Args:
         photos: The photos in three splits.
-        evaluation: By split ("train", "val", "test"), the crops to evaluate on, not augmented.
+        evaluation: By split ("train", "val", "test"), the crops to evaluate on, none mirrored.
         crop_size: Height and width of a crop, px.
         crops: How many crops an epoch has.
         batch_size: How many a training step has.

@@ -93,7 +93,7 @@ def random_crops(
     size: int,
     seed: int | Sequence[int],
     *,
-    augment: bool = False,
+    mirror: bool = False,
 ) -> np.ndarray:
     """Cuts random squares out of random photos.
 
@@ -102,25 +102,20 @@ def random_crops(
         count: How many crops.
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
-        augment: Whether to mirror half of them, left to right, and to shuffle their colours: the
-            photos are few, and must not teach that the world is as red as a retina. Every second
-            crop is then the negative of the one before it: batch normalization takes a batch's mean
-            away, with which, in a small batch, the absolute colours would go.
+        mirror: Whether to mirror half of them, left to right. Colours stay: where they are shuffled
+            or inverted, grey images are a local optimum of the autoencoder's training.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
     """
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.float32)
-    for index, crop in enumerate(crops):
-        if augment and index % 2:
-            crop[:] = 255 - crops[index - 1]
-            continue
+    for crop in crops:
         photo = photos[rng.integers(len(photos))]
         top, left = (rng.integers(side - size + 1) for side in photo.shape[:2])
         crop[:] = photo[top : top + size, left : left + size]
-        if augment:
-            crop[:] = crop[:, :: rng.choice((-1, 1)), rng.permutation(3)]
+        if mirror:
+            crop[:] = crop[:, :: rng.choice((-1, 1))]
     return crops / np.float32(255)
 
 
@@ -132,7 +127,7 @@ def crop_batches(
     seed: int,
     epoch: tf.Variable,
 ) -> tf.data.Dataset:
-    """Makes batches of random, augmented crops, new ones in every epoch.
+    """Makes batches of random crops, half of them mirrored, new ones in every epoch.
 
     Args:
         photos: Photos `(height, width, 3)`, uint8, at least as large as a crop.
@@ -149,7 +144,7 @@ def crop_batches(
 
     def drawn(number, index):
         left = min(batch_size, count - index * batch_size)
-        return random_crops(photos, int(left), size, (seed, number, index), augment=True)
+        return random_crops(photos, int(left), size, (seed, number, index), mirror=True)
 
     def batch(index):
         crops = tf.numpy_function(drawn, [epoch.read_value(), index], tf.float32)
