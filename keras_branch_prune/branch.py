@@ -194,7 +194,7 @@ class _Brancher:
 
         def make() -> Unit:
             maps = layout.selections(self._kept, rule.output_groups(call.unit))
-            bias = [np.zeros(sum(len(m.kept) for m in maps))] if rule.has_bias(call.unit) else []
+            bias = [np.zeros(layout.width(self._kept))] if rule.has_bias(call.unit) else []
             return _channel_map(name, call, layout.axis, [m.reduce() for m in maps], bias)
 
         return self._once(name, make)

@@ -99,17 +99,22 @@ class Analysis:
 def analyse(graph: Graph) -> Analysis:
     """Returns the channel groups of a canonical graph.
 
-    Where tensors are joined whose groups end at different channels, groups are cut; as that can
-    make other cuts necessary, the graph is traced again until there are no new ones.
+    Where tensors are joined whose groups end at different channels, groups are cut; where channels
+    are parted into positions, they are fewer, one for all positions. As that can make other cuts
+    necessary, the graph is traced again until there are no new ones.
     """
     cuts: dict[str, set[int]] = {}
+    positions: dict[str, int] = {}
     for number in range(_MAX_PASSES):
-        tracker = ChannelTracker(cuts, refine=number < _MAX_PASSES - 1)
+        tracker = ChannelTracker(cuts, positions, refine=number < _MAX_PASSES - 1)
         layouts = _trace_all(graph, tracker)
-        new = tracker.new_cuts()
-        if not new:
+        new, unfolded = tracker.new_cuts(), tracker.new_positions()
+        if not new and not unfolded:
             break
-        cuts = {name: cuts.get(name, set()) | new.get(name, set()) for name in {**cuts, **new}}
+        positions |= unfolded
+        # Offsets are counted anew where the channels of an axis are parted into positions.
+        counted = {**cuts, **new}.keys() - {name for name, size in unfolded.items() if size > 1}
+        cuts = {name: cuts.get(name, set()) | new.get(name, set()) for name in counted}
     return _freeze(graph, {v: layout for v, layout in layouts.items() if layout}, tracker)
 
 

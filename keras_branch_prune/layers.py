@@ -155,11 +155,8 @@ class ChannelMap(keras.layers.Layer):
         blocks: One `(positions, inputs, outputs)` per block: how often the block repeats, and its
             channels per position before and after the map.
         axis: The channel axis, counted with the batch dimension.
-        use_bias: Whether a bias is added (only if no block repeats).
+        use_bias: Whether a bias is added, of a number for every channel at every position.
         **kwargs: Arguments of `keras.layers.Layer`.
-
-    Raises:
-        ValueError: If `use_bias` is combined with a block of several positions.
     """
 
     def __init__(
@@ -174,11 +171,6 @@ class ChannelMap(keras.layers.Layer):
         self.blocks = tuple((int(p), int(i), int(o)) for p, i, o in blocks)
         self.axis = axis
         self.use_bias = use_bias
-        if use_bias and any(positions != 1 for positions, _, _ in self.blocks):
-            raise ValueError(
-                "`use_bias` needs blocks of one position. "
-                f"Received: blocks={blocks}, use_bias={use_bias}"
-            )
 
     def build(self, input_shape: Any) -> None:
         """Creates one kernel of shape `(inputs, outputs)` per block and the bias `(outputs,)`."""
@@ -188,7 +180,7 @@ class ChannelMap(keras.layers.Layer):
         ]
         self.bias = None
         if self.use_bias:
-            outputs = sum(outputs for _, _, outputs in self.blocks)
+            outputs = sum(positions * outputs for positions, _, outputs in self.blocks)
             self.bias = self.add_weight(shape=(outputs,), initializer="zeros", name="bias")
         for weight in self.weights:
             setattr(weight, _MAP_WEIGHT, True)

@@ -72,14 +72,28 @@ def reduce_kernel(kernel: np.ndarray, axis: int, reduce: ChannelMatrices | None)
     """Returns `reduce ∘ kernel`, float64; `axis` is that of the output channels."""
     if reduce is None:
         return kernel
-    return np.moveaxis(np.moveaxis(kernel, axis, -1) @ reduce.dense(), -1, axis)
+    return np.moveaxis(_reduced(np.moveaxis(kernel, axis, -1), reduce), -1, axis)
 
 
 def reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
     """Returns the bias behind the map, float64."""
     if reduce is None:
         return bias
-    return bias @ reduce.dense() + (0.0 if reduce.bias is None else as_array(reduce.bias))
+    return _reduced(bias, reduce) + (0.0 if reduce.bias is None else as_array(reduce.bias))
+
+
+def _reduced(array: np.ndarray, reduce: ChannelMatrices) -> np.ndarray:
+    """Returns the array with its last axis mapped, block by block and position by position."""
+    *others, _ = array.shape
+    parts, start = [], 0
+    for positions, matrix in reduce.blocks:
+        channels, narrow = matrix.shape
+        end = start + positions * channels
+        part = array[..., start:end].reshape(*others, positions, channels)
+        part = part @ as_array(matrix).astype(np.float64)
+        parts.append(part.reshape(*others, positions * narrow))
+        start = end
+    return np.concatenate(parts, axis=-1)
 
 
 def _expand_rows(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.ndarray:

@@ -193,7 +193,9 @@ class _Fitter:
         for kernel, fit in zip(kernels, fits, strict=True):
             kernel.assign(fit.matrix)
         if unit.config["use_bias"]:
-            unit.weights[-1].assign(np.concatenate([fit.bias for fit in fits]))
+            blocks = zip(fits, unit.config["blocks"], strict=True)
+            biases = [np.tile(np.asarray(fit.bias), positions) for fit, (positions, *_) in blocks]
+            unit.weights[-1].assign(np.concatenate(biases))
         if is_expand:
             energy = sum(fit.energy for fit in fits)
             self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0

@@ -42,6 +42,9 @@ class Tracker(Protocol):
     def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
         """Returns the layout of a run of the channels, which is pruned for itself."""
 
+    def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
+        """Returns the layout of the channels at one of the positions that an axis consists of."""
+
     def fix(self, layout: Layout | None, reason: str) -> None:
         """Keeps all groups of `layout` at their width."""
 
@@ -316,7 +319,7 @@ class GroupNorm:
 
 @dataclasses.dataclass(frozen=True)
 class Reshaping:
-    """A reshape that keeps the channels last, or flattens positions into them.
+    """A reshape that keeps the channels last, or moves positions into their axis or out of it.
 
     Args:
         key: Config key of the target shape.
@@ -334,6 +337,10 @@ class Reshaping:
                 return dataclasses.replace(layout, axis=len(output.shape) - 1)
             if len(output.shape) == 2 and _can_flatten(layout, value):
                 return _flattened(layout, value)
+            positions = _parted_positions(value.shape, output.shape)
+            if positions is not None:
+                found = tracker.unfold(layout, positions, described(call.unit))
+                return found and dataclasses.replace(found, axis=len(output.shape) - 1)
         tracker.fix(layout, f"{described(call.unit)} may move channels to another axis")
         return None
 
@@ -341,8 +348,7 @@ class Reshaping:
         """Returns the reshape to the narrow shape."""
         before = sum(block.positions * block.channels for block in layout.blocks)
         *target, last = unit.config[self.key]
-        width = len(layout.kept(kept))
-        last = width if last in (-1, before) else last // before * width
+        last = -1 if last == -1 else last * layout.width(kept) // before
         return unit.replace(config={self.key: (*target, last)})
 
 
@@ -425,6 +431,15 @@ def _has_constant_channels(call: Call, axis: int) -> bool:
 def _can_flatten(layout: Layout, value: Value) -> bool:
     static = None not in value.shape[1:]
     return static and len(layout.blocks) == 1 and layout.blocks[0].positions == 1
+
+
+def _parted_positions(before: Sequence[int | None], after: Sequence[int | None]) -> int | None:
+    """Returns the number of positions into which a reshape parts the last axis, if it does that."""
+    *others, _ = before
+    if len(after) <= len(before) or list(after[: len(others)]) != others:
+        return None
+    positions = after[len(others) : -1]
+    return None if None in positions else math.prod(size or 0 for size in positions)
 
 
 def _flattened(layout: Layout, value: Value) -> Layout:

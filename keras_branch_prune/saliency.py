@@ -38,7 +38,8 @@ class GroupData:
         kernels = []
         for run in self.runs:
             assert run.unit is not None
-            kernel = output_kernel(run.unit)[:, run.start : run.stop]
+            kernel = output_kernel(run.unit)
+            kernel = kernel.reshape(len(kernel) * run.positions, -1)[:, run.start : run.stop]
             kernels.append(kernel.astype(np.float64))
         return kernels
 

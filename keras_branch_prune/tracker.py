@@ -8,11 +8,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from keras_branch_prune.graph import Unit, Value
-from keras_branch_prune.layouts import Layout, Segment, cuts_at, side_by_side, wanted_cuts
+from keras_branch_prune.layouts import Block, Layout, Segment, cuts_at, wanted_cuts
 from keras_branch_prune.rule_kinds import Layouts
 
 Cuts = Mapping[str, Collection[int]]
 """Name of a source of channels → offsets at which its channels are cut into several runs."""
+
+Positions = Mapping[str, int]
+"""Name of a source → of how many positions its axis consists, each with all its channels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +27,14 @@ class ChannelRun:
         unit: That layer, or `None`.
         start: First channel, counted in the source.
         stop: Channel after the last.
+        positions: How often all channels of the source stand side by side, once per position.
     """
 
     source: str
     unit: Unit | None
     start: int
     stop: int
+    positions: int = 1
 
     @property
     def channels(self) -> int:
@@ -69,22 +74,26 @@ class ChannelTracker:
     Channels are known as runs. A source is one run, named as it is, unless it is cut: then it is
     several, named like `conv[0:22]`. Where tensors are tied whose runs end at different channels,
     `tie` asks for cuts instead of tying them, and `cut` where a tensor is split inside a run; they
-    are made in the next pass.
+    are made in the next pass. So are positions, for which `unfold` asks.
 
     Args:
         cuts: Where the sources are cut.
+        positions: Which sources have several positions.
         refine: Whether further cuts may be asked for, or what does not match is fixed.
     """
 
-    def __init__(self, cuts: Cuts, *, refine: bool = True) -> None:
+    def __init__(self, cuts: Cuts, positions: Positions, *, refine: bool = True) -> None:
         self.sets = DisjointSets()
         self.runs: dict[str, ChannelRun] = {}
         self.reasons: list[tuple[str, str]] = []
         self.consumers: list[tuple[Value, Unit, str, int]] = []
         self.partitions: list[tuple[str, int]] = []
         self._cuts = cuts
+        self._positions = positions
         self._refine = refine
         self._wanted: list[tuple[str, int]] = []
+        self._unfolded: dict[str, int] = {}
+        self._stand_ins = 0
         self._fixed_sources = 0
         self._shared: dict[tuple[Unit, str], Layout | None] = {}
 
@@ -135,10 +144,20 @@ class ChannelTracker:
         if not cuts:
             return layout.part(start, stop)
         self._wanted.extend(cuts)
-        # A stand-in for the rest of this pass. As it is no run, it is never cut itself.
-        stand_in = f"part:{len(self._wanted)}"
-        self.sets.add(stand_in)
-        return Layout.of_group(layout.axis, stand_in, stop - start)
+        return self._stand_in(layout.axis, stop - start)
+
+    def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
+        """See `rule_kinds.Tracker`. Asks for the positions that are not there yet."""
+        block, *others = layout.blocks
+        if not others and block.positions == positions:
+            return Layout(layout.axis, (Block(1, block.segments),))
+        segment = layout.single_segment()
+        known = segment and self.runs.get(segment.group)
+        if not segment or not known or known.source in self._positions or not self._refine:
+            self.fix(layout, f"{where} parts channels into positions that are not known as such")
+            return None
+        self._unfolded.setdefault(segment.group, positions)
+        return self._stand_in(layout.axis, segment.channels // positions)
 
     def fix(self, layout: Layout | None, reason: str) -> None:
         """See `rule_kinds.Tracker`."""
@@ -168,16 +187,41 @@ class ChannelTracker:
                 cuts.setdefault(run.source, set()).add(run.start + offset)
         return cuts
 
+    def new_positions(self) -> dict[str, int]:
+        """Returns the positions that this pass asked for, of all sources tied to each other.
+
+        Those of which some are cut keep their one position, and are not asked for it again.
+        """
+        wanted = {self.sets.find(name): positions for name, positions in self._unfolded.items()}
+        runs: dict[str, list[ChannelRun]] = {root: [] for root in wanted}
+        for name, run in self.runs.items():
+            if self.sets.find(name) in wanted:
+                runs[self.sets.find(name)].append(run)
+        found: dict[str, int] = {}
+        for root, together in runs.items():
+            whole = not any(self._cuts.get(run.source) for run in together)
+            found |= {run.source: wanted[root] if whole else 1 for run in together}
+        return found
+
     def _source(self, name: str, unit: Unit | None, axis: int, channels: int) -> Layout:
+        positions = self._positions.get(name, 1)
+        channels //= positions
         ends = [0, *sorted(self._cuts.get(name, ())), channels]
-        layouts = []
+        segments = []
         for start, stop in itertools.pairwise(ends):
-            run = ChannelRun(name, unit, start, stop)
+            run = ChannelRun(name, unit, start, stop, positions)
             label = name if run.channels == channels else f"{name}[{start}:{stop}]"
             self.sets.add(label)
             self.runs[label] = run
-            layouts.append(Layout.of_group(axis, label, run.channels))
-        return side_by_side(axis, layouts)
+            segments.append(Segment(label, run.channels))
+        return Layout(axis, (Block(positions, tuple(segments)),))
+
+    def _stand_in(self, axis: int, channels: int) -> Layout:
+        """Returns a stand-in for the rest of this pass. As it is no run, it is never cut itself."""
+        name = f"part:{self._stand_ins}"
+        self._stand_ins += 1
+        self.sets.add(name)
+        return Layout.of_group(axis, name, channels)
 
     def _unite(self, a: Layout, b: Layout) -> None:
         for one, other in zip(a.segments(), b.segments(), strict=True):

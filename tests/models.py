@@ -128,6 +128,24 @@ def flattened_branches() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU()(x)))
 
 
+def generator() -> keras.Model:
+    """Dense layers whose channels stand at several positions, as a reshape says later."""
+    inputs = keras.Input((5,), name="noise")
+    x = layers.Dense(4 * 4 * 6, use_bias=False, name="project")(inputs)
+    x = layers.LeakyReLU()(layers.BatchNormalization()(x))
+    x = x + layers.Dense(4 * 4 * 6, activation="tanh", name="shift")(inputs)
+    x = layers.Conv2DTranspose(4, 3, strides=2, padding="same", name="up")(
+        layers.Reshape((4, 4, 6))(x)
+    )
+    y = layers.Dense(6, activation="relu", name="hidden")(inputs)
+    y = layers.Dense(8 * 4, activation="relu", name="rows")(y)
+    y = layers.Conv1D(8 * 4, 3, padding="same", name="columns")(ops.reshape(y, (-1, 8, 4)))
+    x = layers.Concatenate(name="joined")([x, layers.Reshape((8, 8, -1))(layers.ReLU()(y))])
+    x = layers.Conv2D(8, 3, padding="same", name="mix")(layers.ReLU()(x))
+    x = layers.Reshape((-1,))(layers.MaxPooling2D(4)(x))
+    return keras.Model(inputs, layers.Dense(3, name="head")(layers.Dense(8, name="last")(x)))
+
+
 def nested_twice() -> keras.Model:
     """A nested model called twice, inside and outside layers shared, dict inputs and outputs."""
     x = inner_inputs = keras.Input((8, 8, 4))
@@ -357,6 +375,7 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
         gate,
         unet,
         flattened_branches,
+        generator,
         nested_twice,
         sequential,
         shared_dense,

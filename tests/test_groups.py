@@ -60,6 +60,53 @@ def test_barriers_are_named():
     assert "(Reshape) may move channels" in found["reshaped"]
 
 
+def test_a_reshape_tells_at_how_many_positions_channels_stand():
+    groups = groups_of(build("generator"))
+    assert {name: group.channels for name, group in groups.items()} == {
+        **{"project": 6, "hidden": 6, "rows": 4, "columns": 4, "up": 4},
+        **{"mix": 8, "last": 8, "head": 3},
+    }
+    assert groups["project"].producers == ("project", "shift")
+    assert groups["project"].consumers == ("up",)
+    assert groups["rows"].consumers == ("columns",)
+    assert [name for name, reason in reasons(build("generator")).items() if reason] == ["head"]
+
+
+def reshaped_twice(first, second):
+    inputs = keras.Input((3,))
+    x = layers.Dense(24, name="wide")(inputs)
+    parts = [layers.Reshape(shape)(x) for shape in (first, second)]
+    flat = [layers.Flatten()(layers.Conv1D(2, 1)(part)) for part in parts]
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Concatenate()(flat)))
+
+
+def test_reshapes_of_the_same_channels_may_part_them_alike_only():
+    alike = groups_of(reshaped_twice((6, 4), (6, 4)))["wide"]
+    assert (alike.channels, alike.prunable) == (4, True)
+    differently = groups_of(reshaped_twice((6, 4), (3, 8)))["wide"]
+    assert "into positions that are not known as such" in differently.reason
+
+
+def test_channels_that_are_cut_are_not_parted_into_positions():
+    inputs = keras.Input((3,))
+    x = layers.Dense(24, name="wide")(inputs)
+    part = layers.Reshape((3, 4))(layers.ReLU()(x[:, :12]))
+    rest = layers.Dense(2, name="rest")(x[:, 12:])
+    head = layers.Dense(2, name="head")(layers.Flatten()(layers.Conv1D(2, 1)(part)))
+    groups = groups_of(keras.Model(inputs, [head, rest]))
+    assert "not known as such" in groups["wide[0:12]"].reason
+    assert groups["wide[12:24]"].prunable
+
+
+def test_channels_parted_into_positions_can_be_cut_behind():
+    inputs = keras.Input((3,))
+    x = layers.Reshape((2, 2, 6))(layers.Dense(24, name="wide")(inputs))
+    parts = [layers.Conv2D(2, 1, name=f"conv{i}")(x[..., i : i + 3]) for i in (0, 3)]
+    groups = groups_of(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add()(parts)))))
+    assert groups["wide[0:3]"].prunable
+    assert groups["wide[3:6]"].prunable
+
+
 class Unknown(layers.Layer):
     def call(self, inputs):
         return inputs

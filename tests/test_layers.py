@@ -180,6 +180,7 @@ MAPS = {
     "blocks_first": ({"blocks": [(1, 2, 3), (1, 4, 1)], "axis": 1}, (6, 5, 3)),
     "positions": ({"blocks": [(9, 2, 3)]}, (18,)),
     "positions_and_blocks": ({"blocks": [(4, 2, 3), (1, 5, 2), (2, 3, 1)]}, (19,)),
+    "positions_with_bias": ({"blocks": [(3, 2, 4), (1, 2, 3)], "use_bias": True}, (8,)),
     "positions_first": ({"blocks": [(2, 3, 2), (1, 2, 4)], "axis": 1}, (8, 3)),
 }
 
@@ -217,12 +218,6 @@ def test_channel_map_of_dynamic_positions():
     x = random(2, 5, 3, 4)
     expected = expected_map(model.layers[-1], x)
     np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("blocks", [[(1, 2, 3), (2, 2, 3)], [(2, 2, 3)]])
-def test_bias_needs_blocks_of_one_position(blocks):
-    with pytest.raises(ValueError, match=r"`use_bias` needs blocks of one position\. Received"):
-        ChannelMap(blocks, use_bias=True)
 
 
 def test_masks_are_handed_on():

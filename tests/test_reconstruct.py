@@ -203,6 +203,15 @@ def test_reduce_maps_are_fitted_to_what_they_made_of_the_original_channels(moved
     assert np.abs(inputs.T @ (target - outputs)).max() < 1e-3 * np.abs(products).max()
 
 
+def test_all_positions_of_a_channel_get_the_bias_that_is_fitted():
+    model = build("generator")
+    branched = branched_at_half(model)
+    reconstruct(branched, calibration_for(model))
+    bias = branched.get_layer("rows__reduce").bias.numpy().reshape(8, 2)
+    assert np.array_equal(bias, np.tile(bias[:1], (8, 1)))
+    assert bias[0, 0] != bias[0, 1]
+
+
 def test_few_tensors_are_held_at_a_time(monkeypatch):
     x = inputs = keras.Input((6,))
     for _ in range(12):

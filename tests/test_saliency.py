@@ -47,6 +47,15 @@ def data(*kernels: np.ndarray, gammas=(), products=None, sensitivity=None) -> Gr
     return GroupData(channels, runs, gammas, np.random.default_rng(0), features)
 
 
+def test_kernels_of_channels_at_several_positions():
+    kernel = np.arange(24.0).reshape(2, 12)
+    unit = Unit("dense", layers.Dense, {"use_bias": False}, (kernel,))
+    # Two positions of six channels, of which the run has three.
+    run = ChannelRun("dense", unit, 1, 4, positions=2)
+    (found,) = GroupData(3, [run], (), np.random.default_rng(0)).kernels()
+    assert found.tolist() == [[1, 2, 3], [7, 8, 9], [13, 14, 15], [19, 20, 21]]
+
+
 def gram(channels: int, rows: int, seed: int = 0) -> np.ndarray:
     """A random matrix of products, of at most `rows` independent channels."""
     rng = np.random.default_rng(seed)

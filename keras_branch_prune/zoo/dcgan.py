@@ -27,7 +27,7 @@ def dcgan_generator(
     others; one more of stride 2 gives the image, through tanh: images are in [−1, 1], as in the
     paper, which keeps what the discriminator reads around zero. The projection, a dense layer whose
     output is reshaped, is written as the same linear map in another form: a transposed convolution
-    of one pixel with a kernel as large as the small image. So its channels are pruned, too.
+    of one pixel with a kernel as large as the small image, for batch normalization by channels.
 
     Args:
         noise: Number of random numbers that an image is made of.
