@@ -28,6 +28,7 @@ class AutoencoderData:
         crops: How many crops an epoch has.
         batch_size: How many a training step has.
         seed: Seed of the training crops.
+        negatives: Whether every second training crop is the negative of the one before it.
     """
 
     photos: PhotoSplits
@@ -36,6 +37,7 @@ class AutoencoderData:
     crops: int
     batch_size: int
     seed: int
+    negatives: bool
 
     @classmethod
     def load(
@@ -48,6 +50,7 @@ class AutoencoderData:
         evaluation_crops: int,
         batch_size: int,
         seed: int,
+        negatives: bool,
     ) -> AutoencoderData:
         """Loads photos, see `load_photos`, and draws the crops to evaluate on."""
         photos = load_photos(dataset, crop_size, seed, data_dir)
@@ -56,7 +59,7 @@ class AutoencoderData:
             name: random_crops(_list(split), evaluation_crops, crop_size, _SEEDS[name])
             for name, split in splits.items()
         }
-        return cls(photos, evaluation, crop_size, crops, batch_size, seed)
+        return cls(photos, evaluation, crop_size, crops, batch_size, seed, negatives)
 
     @property
     def validation(self) -> Pair:
@@ -72,6 +75,7 @@ class AutoencoderData:
             self.batch_size,
             self.seed,
             clock.variable,
+            self.negatives,
         )
 
     def examples(self, most: int = 3) -> dict[str, np.ndarray]:

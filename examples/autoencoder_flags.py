@@ -33,6 +33,12 @@ flags.DEFINE_list(
     "widths", ["16", "32", "32"], "Channels of the encoder's blocks; 64,128,128 for the full size."
 )
 flags.DEFINE_bool("skips", False, "Whether the decoder also reads the encoder's blocks.")
+flags.DEFINE_bool(
+    "negatives",
+    None,
+    "Whether every second training crop is the negative of the one before it; none: with --skips. "
+    "Without skips, training then stays with grey images.",
+)
 flags.DEFINE_enum("prune", "both", [*APPROACHES, "all"], "What to prune, and in which order.")
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.")
 flags.DEFINE_integer("calibration", 32, "Training crops to rank and fit on, and for statistics.", 1)

@@ -94,6 +94,7 @@ def random_crops(
     seed: int | Sequence[int],
     *,
     mirror: bool = False,
+    negatives: bool = False,
 ) -> np.ndarray:
     """Cuts random squares out of random photos.
 
@@ -102,15 +103,20 @@ def random_crops(
         count: How many crops.
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
-        mirror: Whether to mirror half of them, left to right. Colours stay: where they are shuffled
-            or inverted, grey images are a local optimum of the autoencoder's training.
+        mirror: Whether to mirror half of them, left to right.
+        negatives: Whether every second one is the negative of the one before it. Batch
+            normalization takes the mean of a batch away, with which, in a small one, the absolute
+            colours go; the mean of such pairs is always the same grey.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
     """
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.float32)
-    for crop in crops:
+    for index, crop in enumerate(crops):
+        if negatives and index % 2:
+            crop[:] = 255 - crops[index - 1]
+            continue
         photo = photos[rng.integers(len(photos))]
         top, left = (rng.integers(side - size + 1) for side in photo.shape[:2])
         crop[:] = photo[top : top + size, left : left + size]
@@ -126,6 +132,7 @@ def crop_batches(
     batch_size: int,
     seed: int,
     epoch: tf.Variable,
+    negatives: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of random crops, half of them mirrored, new ones in every epoch.
 
@@ -136,6 +143,7 @@ def crop_batches(
         batch_size: How many crops a batch has; the last one may have fewer.
         seed: Decides the crops of every epoch.
         epoch: An int64 variable with the number of the epoch: `EpochNumber().variable`.
+        negatives: Whether every second crop is the negative of the one before it.
 
     Returns:
         A data set of `(crops, crops)`. The same seed and epoch give the same batches.
@@ -144,7 +152,8 @@ def crop_batches(
 
     def drawn(number, index):
         left = min(batch_size, count - index * batch_size)
-        return random_crops(photos, int(left), size, (seed, number, index), mirror=True)
+        changes = {"mirror": True, "negatives": negatives}
+        return random_crops(photos, int(left), size, (seed, number, index), **changes)
 
     def batch(index):
         crops = tf.numpy_function(drawn, [epoch.read_value(), index], tf.float32)

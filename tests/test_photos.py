@@ -184,6 +184,13 @@ def test_half_of_the_crops_are_mirrored_if_so_asked():
     assert 400 < np.sum(mirrored < 0) < 500
 
 
+def test_every_second_crop_is_a_negative_if_so_asked():
+    crops = photos.random_crops(ramps(), 101, 11, 0, negatives=True)
+    np.testing.assert_allclose(crops[:-1:2] + crops[1::2], 1, atol=1e-6)
+    assert len(np.unique(crops[::2], axis=0)) > 40
+    assert not np.allclose(sum(photos.random_crops(ramps(), 2, 11, 0)), 1)
+
+
 def test_the_same_seed_gives_the_same_crops():
     first, again, other = (photos.random_crops(ramps(), 5, 11, seed) for seed in (1, 1, (1, 2)))
     assert np.array_equal(first, again)
