@@ -37,7 +37,7 @@ class AutoencoderData:
     crops: int
     batch_size: int
     seed: int
-    negatives: bool
+    negatives: bool = False
 
     @classmethod
     def load(
@@ -50,7 +50,7 @@ class AutoencoderData:
         evaluation_crops: int,
         batch_size: int,
         seed: int,
-        negatives: bool,
+        negatives: bool = False,
     ) -> AutoencoderData:
         """Loads photos, see `load_photos`, and draws the crops to evaluate on."""
         photos = load_photos(dataset, crop_size, seed, data_dir)

@@ -41,7 +41,7 @@ class _Grower:
         *("conv", "fused_conv", "transposed", "dense", "normalize", "activate", "pool", "resize"),
         *("merge", "residual", "concat", "joined_concat", "shared_conv", "nested", "depthwise"),
         *("separable", "grouped", "layer_norm", "group_norm", "operators", "gate", "einsum"),
-        *("attention", "permuted", "sliced", "gated"),
+        *("attention", "permuted", "sliced", "gated", "unfolded"),
     )
 
     def __init__(self) -> None:
@@ -195,3 +195,13 @@ class _Grower:
         parts = self._choose([n for n in (2, 3) if channels % n == 0 and channels > n] or [1])
         first, *others = ops.split(x, parts, axis=-1)
         return layers.Multiply()([first, *others]) if others else first
+
+    def _unfolded(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        rows, columns = x.shape[1:3]
+        filters = self._filters()
+        if self._choose([True, False]):
+            wide = layers.Dense(rows * columns * filters)(layers.GlobalAveragePooling2D()(x))
+            wide = self._choose([layers.ReLU, layers.BatchNormalization])()(wide)
+            return layers.Reshape((rows, columns, filters))(wide)
+        wide = layers.Conv2D(2 * filters, 1)(x)
+        return ops.max(layers.Reshape((rows, columns, 2, filters))(wide), axis=3)

@@ -214,3 +214,9 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert np.array_equal(first, drawn(0, 3))
     assert not np.array_equal(first, drawn(0, 4))
     assert not np.array_equal(first, drawn(1, 3))
+
+
+def test_batches_have_negatives_if_so_asked():
+    dataset = photos.crop_batches(ramps(), 10, 11, 4, 0, EpochNumber().variable, negatives=True)
+    for crops, _ in dataset.as_numpy_iterator():
+        np.testing.assert_allclose(crops[::2] + crops[1::2], 1, atol=1e-6)
