@@ -11,15 +11,12 @@ from keras import ops
 
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.layouts import Layout
-from keras_branch_prune.rule_kinds import (
-    Channelwise,
-    Concatenation,
-    Elementwise,
+from keras_branch_prune.rule_kinds import Channelwise, Concatenation, Elementwise, Rule
+from keras_branch_prune.shape_rules import (
     Expansion,
     Permutation,
     Reduction,
     Reshaping,
-    Rule,
     Squeezing,
 )
 

@@ -7,7 +7,6 @@ go in? `narrow`: what does the layer look like when some channels are gone?
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,7 +14,7 @@ import numpy as np
 from keras import tree
 
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.layouts import Block, Kept, Layout, side_by_side
+from keras_branch_prune.layouts import Kept, Layout, side_by_side
 
 Layouts = Sequence[Layout | None]
 """One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
@@ -224,25 +223,6 @@ class Concatenation(Weightless):
 
 
 @dataclasses.dataclass(frozen=True)
-class Flattening(Weightless):
-    """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Returns the layout with the positions counted in."""
-        (layout,) = layouts
-        (value,) = call.inputs
-        if layout is None or len(value.shape) == 2:
-            return layout
-        if layout.axis != channel_axis(call.unit, value):
-            tracker.fix(layout, f"{described(call.unit)} has another data_format than its input")
-            return None
-        if not _can_flatten(layout, value):
-            tracker.fix(layout, f"{described(call.unit)} needs a static shape to be followed")
-            return None
-        return _flattened(layout, value)
-
-
-@dataclasses.dataclass(frozen=True)
 class Depthwise:
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
 
@@ -317,134 +297,11 @@ class GroupNorm:
         return unit.config["groups"] in (-1, channels)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reshaping:
-    """A reshape that keeps the channels last, or moves positions into their axis or out of it.
-
-    Args:
-        key: Config key of the target shape.
-    """
-
-    key: str = "target_shape"
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Follows the channels if they stay last."""
-        (layout, *_), value, output = layouts, call.inputs[0], call.outputs[0]
-        if layout is None:
-            return None
-        if layout.axis == len(value.shape) - 1 and len(layouts) == 1:
-            if output.shape[-1] == value.shape[-1]:
-                return dataclasses.replace(layout, axis=len(output.shape) - 1)
-            if len(output.shape) == 2 and _can_flatten(layout, value):
-                return _flattened(layout, value)
-            positions = _parted_positions(value.shape, output.shape)
-            if positions is not None:
-                found = tracker.unfold(layout, positions, described(call.unit))
-                return found and dataclasses.replace(found, axis=len(output.shape) - 1)
-        tracker.fix(layout, f"{described(call.unit)} may move channels to another axis")
-        return None
-
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the reshape to the narrow shape."""
-        before = sum(block.positions * block.channels for block in layout.blocks)
-        *target, last = unit.config[self.key]
-        last = -1 if last == -1 else last * layout.width(kept) // before
-        return unit.replace(config={self.key: (*target, last)})
-
-
-@dataclasses.dataclass(frozen=True)
-class Reduction(Weightless):
-    """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Follows the channels unless they are reduced themselves."""
-        (layout,), (value,) = layouts, call.inputs
-        if layout is None:
-            return None
-        axis, rank = call.unit.config["axis"], len(value.shape)
-        axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
-        if layout.axis in axes:
-            tracker.fix(layout, f"{described(call.unit)} mixes the channels")
-            return None
-        before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
-        return dataclasses.replace(layout, axis=layout.axis - int(before))
-
-
-@dataclasses.dataclass(frozen=True)
-class Squeezing(Weightless):
-    """The removal of axes of size 1, which the config names with `axis`."""
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Moves the channel axis past the axes that are gone."""
-        (layout,), (value,) = layouts, call.inputs
-        if layout is None:
-            return None
-        axis = call.unit.config["axis"]
-        gone = [a for a, size in enumerate(value.shape) if size == 1]
-        gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
-        if layout.axis in gone:
-            tracker.fix(layout, f"{described(call.unit)} removes the channel axis")
-            return None
-        return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
-
-
-@dataclasses.dataclass(frozen=True)
-class Expansion(Weightless):
-    """The insertion of axes of size 1, which the config names with `axis`."""
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Moves the channel axis past the axes that are new."""
-        (layout,), rank = layouts, len(call.outputs[0].shape)
-        if layout is None:
-            return None
-        new = {int(a) % rank for a in np.atleast_1d(call.unit.config["axis"])}
-        old = [axis for axis in range(rank) if axis not in new]
-        return dataclasses.replace(layout, axis=old[layout.axis])
-
-
-@dataclasses.dataclass(frozen=True)
-class Permutation(Weightless):
-    """A permutation of the axes: the channels go along.
-
-    Args:
-        order: Returns for every output axis the input axis, given the unit and the rank.
-    """
-
-    order: Callable[[Unit, int], Sequence[int]]
-
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
-        """Returns the layout at its new axis."""
-        (layout,), (value,) = layouts, call.inputs
-        if layout is None:
-            return None
-        axes = list(self.order(call.unit, len(value.shape)))
-        return dataclasses.replace(layout, axis=axes.index(layout.axis))
-
-
 def _has_constant_channels(call: Call, axis: int) -> bool:
     """Whether the call has an array among its arguments with a value per channel."""
     leaves = tree.flatten((call.args, dict(call.kwargs)))
     shapes = [getattr(leaf, "shape", ()) for leaf in leaves if not isinstance(leaf, Value)]
     return any(len(shape) >= -axis and shape[axis] != 1 for shape in shapes)
-
-
-def _can_flatten(layout: Layout, value: Value) -> bool:
-    static = None not in value.shape[1:]
-    return static and len(layout.blocks) == 1 and layout.blocks[0].positions == 1
-
-
-def _parted_positions(before: Sequence[int | None], after: Sequence[int | None]) -> int | None:
-    """Returns the number of positions into which a reshape parts the last axis, if it does that."""
-    *others, _ = before
-    if len(after) <= len(before) or list(after[: len(others)]) != others:
-        return None
-    positions = after[len(others) : -1]
-    return None if None in positions else math.prod(size or 0 for size in positions)
-
-
-def _flattened(layout: Layout, value: Value) -> Layout:
-    sizes = [size or 0 for axis, size in enumerate(value.shape) if axis not in (0, layout.axis)]
-    return Layout(1, (Block(math.prod(sizes), layout.blocks[0].segments),))
 
 
 def channel_axis(unit: Unit, value: Value) -> int:

@@ -22,15 +22,13 @@ from keras_branch_prune.rule_kinds import (
     Concatenation,
     Depthwise,
     Elementwise,
-    Flattening,
     GivenStatistics,
     GroupedDepthwise,
     GroupNorm,
-    Permutation,
-    Reshaping,
     Rule,
     channel_axis,
 )
+from keras_branch_prune.shape_rules import Flattening, Permutation, Reshaping
 from keras_branch_prune.slicing_rules import slicing_rules
 
 

@@ -18,6 +18,7 @@ ORDER = (
         "layouts",
         "linear",
         "rule_kinds",
+        "shape_rules",
         "linear_rules",
         "einsum_rules",
         "attention_rules",
