@@ -46,8 +46,13 @@ flags.DEFINE_integer("train_epochs", 100, "Epochs for the original model.", 1)
 flags.DEFINE_integer("blend_epochs", 4, "Epochs in which α falls to 0.", 1)
 flags.DEFINE_integer("finetune_epochs", 60, "Epochs for the compact model.", 0)
 flags.DEFINE_enum("schedule", "linear", ["linear", "cosine"], "How α falls, batch by batch.")
-flags.DEFINE_float("learning_rate", 0.002, "Initial learning rate of original and compact model.")
-flags.DEFINE_float("blend_learning_rate", None, "Learning rate while α falls; none: a fifth.")
+flags.DEFINE_float("learning_rate", 0.002, "Initial learning rate of the original.")
+flags.DEFINE_float(
+    "finetune_learning_rate", None, "That of the compact model, which bears a higher one; none: it."
+)
+flags.DEFINE_float(
+    "blend_learning_rate", None, "Learning rate while α falls; none: a fifth of the original's."
+)
 flags.DEFINE_bool("train_original", True, "Whether the original's weights are trained on too.")
 flags.DEFINE_integer("batch_size", 8, "Crops per training step.", 1)
 flags.DEFINE_integer("seed", 0, "Seed of weights, training crops and, but for photos, splits.", 0)
@@ -101,8 +106,8 @@ def recipe(step: int = 0, steps: int = 1) -> kbp.Recipe:
     return kbp.Recipe(
         blend_epochs=_share(FLAGS.blend_epochs, step, steps),
         finetune_epochs=_share(FLAGS.finetune_epochs, step, steps),
-        learning_rate=FLAGS.learning_rate,
-        blend_learning_rate=FLAGS.blend_learning_rate,
+        learning_rate=_given(FLAGS.finetune_learning_rate, FLAGS.learning_rate),
+        blend_learning_rate=_given(FLAGS.blend_learning_rate, FLAGS.learning_rate / 5),
         calibration_samples=FLAGS.calibration,
         train_original=FLAGS.train_original,
         # While α falls, the moving averages of the batch normalization lag behind it.
@@ -110,6 +115,10 @@ def recipe(step: int = 0, steps: int = 1) -> kbp.Recipe:
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
     )
+
+
+def _given(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _share(epochs: int, step: int, steps: int) -> int:
