@@ -82,7 +82,7 @@ def original_model(folder: Path, data: AutoencoderData) -> tuple[keras.Model, li
 def train_on(folder: Path, data: AutoencoderData) -> None:
     """Trains the original on for as long as pruning takes, and evaluates it, unless that is done.
 
-    It starts with the learning rate that fine-tuning starts with.
+    It starts with the learning rate that it was trained with at first.
     """
     model, _ = trained(
         folder / "trained_on",
