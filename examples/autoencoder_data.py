@@ -28,7 +28,7 @@ class AutoencoderData:
         crops: How many crops an epoch has.
         batch_size: How many a training step has.
         seed: Seed of the training crops.
-        negatives: Whether every second training crop is the negative of the one before it.
+        recolour: Whether the colours of training crops are shuffled and inverted.
     """
 
     photos: PhotoSplits
@@ -37,7 +37,7 @@ class AutoencoderData:
     crops: int
     batch_size: int
     seed: int
-    negatives: bool = False
+    recolour: bool = False
 
     @classmethod
     def load(
@@ -50,7 +50,7 @@ class AutoencoderData:
         evaluation_crops: int,
         batch_size: int,
         seed: int,
-        negatives: bool = False,
+        recolour: bool = False,
     ) -> AutoencoderData:
         """Loads photos, see `load_photos`, and draws the crops to evaluate on."""
         photos = load_photos(dataset, crop_size, seed, data_dir)
@@ -59,7 +59,7 @@ class AutoencoderData:
             name: random_crops(_list(split), evaluation_crops, crop_size, _SEEDS[name])
             for name, split in splits.items()
         }
-        return cls(photos, evaluation, crop_size, crops, batch_size, seed, negatives)
+        return cls(photos, evaluation, crop_size, crops, batch_size, seed, recolour)
 
     @property
     def validation(self) -> Pair:
@@ -75,7 +75,7 @@ class AutoencoderData:
             self.batch_size,
             self.seed,
             clock.variable,
-            self.negatives,
+            self.recolour,
         )
 
     def examples(self, most: int = 3) -> dict[str, np.ndarray]:

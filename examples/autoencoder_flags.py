@@ -34,10 +34,10 @@ flags.DEFINE_list(
 )
 flags.DEFINE_bool("skips", False, "Whether the decoder also reads the encoder's blocks.")
 flags.DEFINE_bool(
-    "negatives",
+    "recolour",
     None,
-    "Whether every second training crop is the negative of the one before it; none: with --skips. "
-    "Without skips, training then stays with grey images.",
+    "Whether to shuffle the colours of training crops, and to give each with its negative; none: "
+    "with --skips. Without them, training then stays with grey images.",
 )
 flags.DEFINE_enum("prune", "both", [*APPROACHES, "all"], "What to prune, and in which order.")
 flags.DEFINE_float("keep", 0.34375, "Share of the channels to keep.")

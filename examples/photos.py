@@ -94,7 +94,7 @@ def random_crops(
     seed: int | Sequence[int],
     *,
     mirror: bool = False,
-    negatives: bool = False,
+    recolour: bool = False,
 ) -> np.ndarray:
     """Cuts random squares out of random photos.
 
@@ -104,9 +104,10 @@ def random_crops(
         size: Their height and width, px.
         seed: One number or several; the same ones give the same crops.
         mirror: Whether to mirror half of them, left to right.
-        negatives: Whether every second one is the negative of the one before it. Batch
-            normalization takes the mean of a batch away, with which, in a small one, the absolute
-            colours go; the mean of such pairs is always the same grey.
+        recolour: Whether to shuffle their colours, for a few photos have few of them, and to let
+            every second one be the negative of the one before it. Batch normalization takes the
+            mean of a batch away, with which, in a small one, the absolute colours go; the mean of
+            such pairs is always the same grey.
 
     Returns:
         Crops `(count, size, size, 3)`, float32 in [0, 1].
@@ -114,7 +115,7 @@ def random_crops(
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.float32)
     for index, crop in enumerate(crops):
-        if negatives and index % 2:
+        if recolour and index % 2:
             crop[:] = 255 - crops[index - 1]
             continue
         photo = photos[rng.integers(len(photos))]
@@ -122,6 +123,8 @@ def random_crops(
         crop[:] = photo[top : top + size, left : left + size]
         if mirror:
             crop[:] = crop[:, :: rng.choice((-1, 1))]
+        if recolour:
+            crop[:] = crop[..., rng.permutation(3)]
     return crops / np.float32(255)
 
 
@@ -132,7 +135,7 @@ def crop_batches(
     batch_size: int,
     seed: int,
     epoch: tf.Variable,
-    negatives: bool = False,
+    recolour: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of random crops, half of them mirrored, new ones in every epoch.
 
@@ -143,7 +146,7 @@ def crop_batches(
         batch_size: How many crops a batch has; the last one may have fewer.
         seed: Decides the crops of every epoch.
         epoch: An int64 variable with the number of the epoch: `EpochNumber().variable`.
-        negatives: Whether every second crop is the negative of the one before it.
+        recolour: Whether colours are shuffled and inverted, see `random_crops`.
 
     Returns:
         A data set of `(crops, crops)`. The same seed and epoch give the same batches.
@@ -152,7 +155,7 @@ def crop_batches(
 
     def drawn(number, index):
         left = min(batch_size, count - index * batch_size)
-        changes = {"mirror": True, "negatives": negatives}
+        changes = {"mirror": True, "recolour": recolour}
         return random_crops(photos, int(left), size, (seed, number, index), **changes)
 
     def batch(index):

@@ -51,7 +51,7 @@ def main(_: list[str]) -> None:
         evaluation_crops=FLAGS.evaluation_crops,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
-        negatives=FLAGS.skips if FLAGS.negatives is None else FLAGS.negatives,
+        recolour=FLAGS.skips if FLAGS.recolour is None else FLAGS.recolour,
     )
     training.keep_settings(folder, settings())
     original, history = original_model(folder, data)

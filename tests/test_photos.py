@@ -184,8 +184,11 @@ def test_half_of_the_crops_are_mirrored_if_so_asked():
     assert 400 < np.sum(mirrored < 0) < 500
 
 
-def test_every_second_crop_is_a_negative_if_so_asked():
-    crops = photos.random_crops(ramps(), 101, 11, 0, negatives=True)
+def test_colours_are_shuffled_and_every_second_crop_is_a_negative_if_so_asked():
+    crops = photos.random_crops(ramps(), 101, 11, 0, recolour=True)
+    # The channel that tells the column rises from left to right.
+    columns = np.argmax(crops[::2, 0, 1] - crops[::2, 0, 0], axis=-1)
+    assert all(5 < count < 30 for count in np.bincount(columns, minlength=3))
     np.testing.assert_allclose(crops[:-1:2] + crops[1::2], 1, atol=1e-6)
     assert len(np.unique(crops[::2], axis=0)) > 40
     assert not np.allclose(sum(photos.random_crops(ramps(), 2, 11, 0)), 1)
@@ -217,6 +220,6 @@ def test_batches_depend_on_seed_and_epoch_alone():
 
 
 def test_batches_have_negatives_if_so_asked():
-    dataset = photos.crop_batches(ramps(), 10, 11, 4, 0, EpochNumber().variable, negatives=True)
+    dataset = photos.crop_batches(ramps(), 10, 11, 4, 0, EpochNumber().variable, recolour=True)
     for crops, _ in dataset.as_numpy_iterator():
         np.testing.assert_allclose(crops[::2] + crops[1::2], 1, atol=1e-6)
