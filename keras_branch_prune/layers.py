@@ -173,7 +173,7 @@ class ChannelMap(keras.layers.Layer):
         self.use_bias = use_bias
 
     def build(self, input_shape: Any) -> None:
-        """Creates one kernel of shape `(inputs, outputs)` per block and the bias `(outputs,)`."""
+        """Creates a kernel of shape `(inputs, outputs)` per block, and the bias of all outputs."""
         self.kernels = [
             self.add_weight(shape=(i, o), initializer="glorot_uniform", name=f"kernel_{n}")
             for n, (_, i, o) in enumerate(self.blocks)

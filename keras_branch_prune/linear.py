@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,13 @@ def expand_kernel(
     if expand is None:
         return kernel
     if groups == 1:
-        return _expand_rows(kernel, axis, expand)
+        return _mapped(kernel, axis, [(p, as_array(matrix).T) for p, matrix in expand.blocks])
     narrow, channels = (size // groups for size in expand.shape)
     parts = []
     for group, part in enumerate(np.split(kernel, groups, axis=-1)):
         inputs = slice(group * narrow, (group + 1) * narrow)
         outputs = slice(group * channels, (group + 1) * channels)
-        block = ChannelMatrices(((1, expand.dense()[inputs, outputs]),))
-        parts.append(_expand_rows(part, axis, block))
+        parts.append(_mapped(part, axis, [(1, expand.dense()[inputs, outputs].T)]))
     return np.concatenate(parts, axis=-1)
 
 
@@ -72,38 +72,32 @@ def reduce_kernel(kernel: np.ndarray, axis: int, reduce: ChannelMatrices | None)
     """Returns `reduce ∘ kernel`, float64; `axis` is that of the output channels."""
     if reduce is None:
         return kernel
-    return np.moveaxis(_reduced(np.moveaxis(kernel, axis, -1), reduce), -1, axis)
+    return _mapped(kernel, axis, reduce.blocks)
 
 
 def reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
     """Returns the bias behind the map, float64."""
     if reduce is None:
         return bias
-    return _reduced(bias, reduce) + (0.0 if reduce.bias is None else as_array(reduce.bias))
+    return _mapped(bias, 0, reduce.blocks) + (0.0 if reduce.bias is None else as_array(reduce.bias))
 
 
-def _reduced(array: np.ndarray, reduce: ChannelMatrices) -> np.ndarray:
-    """Returns the array with its last axis mapped, block by block and position by position."""
-    *others, _ = array.shape
+def _mapped(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> np.ndarray:
+    """Returns the array with one axis mapped, block by block and position by position.
+
+    Args:
+        array: Float64 array.
+        axis: The axis.
+        blocks: Positions of every block, and its matrix `(channels before, channels after)`.
+    """
+    rows = np.moveaxis(array, axis, -1)
+    *others, _ = rows.shape
     parts, start = [], 0
-    for positions, matrix in reduce.blocks:
-        channels, narrow = matrix.shape
+    for positions, matrix in blocks:
+        channels, mapped = matrix.shape
         end = start + positions * channels
-        part = array[..., start:end].reshape(*others, positions, channels)
+        part = rows[..., start:end].reshape(*others, positions, channels)
         part = part @ as_array(matrix).astype(np.float64)
-        parts.append(part.reshape(*others, positions * narrow))
+        parts.append(part.reshape(*others, positions * mapped))
         start = end
-    return np.concatenate(parts, axis=-1)
-
-
-def _expand_rows(kernel: np.ndarray, axis: int, expand: ChannelMatrices) -> np.ndarray:
-    rows = np.moveaxis(kernel, axis, 0)
-    parts, start = [], 0
-    for positions, matrix in expand.blocks:
-        narrow, channels = matrix.shape
-        end = start + positions * channels
-        part = rows[start:end].reshape(positions, channels, -1)
-        part = np.matmul(as_array(matrix).astype(np.float64), part)
-        parts.append(part.reshape(positions * narrow, *rows.shape[1:]))
-        start = end
-    return np.moveaxis(np.concatenate(parts), 0, axis)
+    return np.moveaxis(np.concatenate(parts, axis=-1), -1, axis)
