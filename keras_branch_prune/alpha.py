@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune import layers
-from keras_branch_prune.arguments import require_number
+from keras_branch_prune.common.arguments import require_number
 
 
 def alpha_layer(model: keras.Model) -> layers.Alpha:

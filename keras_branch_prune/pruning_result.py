@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.canonical import canonical
+from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.costs import count_macs, count_parameters
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files import atomic_write, load_model
@@ -17,7 +18,6 @@ from keras_branch_prune.graph import build_model
 from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.recipe import Trainer
 from keras_branch_prune.run_folder import RunFolder
-from keras_branch_prune.tables import format_table
 
 _MODELS = ("original", "compact")
 

@@ -24,9 +24,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_branch_prune.alpha import alpha_layer, value_of
-from keras_branch_prune.arguments import require_number
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.canonical import canonical
+from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.features import require_tensorflow
 from keras_branch_prune.graph import as_array, pack
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap

@@ -12,6 +12,7 @@ from keras_branch_prune.allocation import check_share
 from keras_branch_prune.alpha import set_alpha
 from keras_branch_prune.branch import branch
 from keras_branch_prune.calibration import Batch, read_batches
+from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan, fingerprint
@@ -19,7 +20,6 @@ from keras_branch_prune.planner import analyse_prunable
 from keras_branch_prune.ranking import Ranking, rank
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.scopes import Selectors, in_scope
-from keras_branch_prune.tables import format_table
 from keras_branch_prune.width_choices import nearest_width
 
 Metric = Callable[[keras.Model], float]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_branch_prune.arguments import require_integer, require_number
+from keras_branch_prune.common.arguments import require_integer, require_number
 
 
 def test_numbers_in_range_are_returned_as_python_numbers():
