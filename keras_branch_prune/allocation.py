@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.error_curves import Curves, error_curves
 from keras_branch_prune.groups import ChannelGroup
@@ -74,13 +74,6 @@ def allocate(
     if allocation == "uniform":
         return _allocate_uniformly(model, choices, target)
     return _allocate_globally(model, choices, target, curves)
-
-
-def check_share(argument: str, share: Any) -> None:
-    """Raises `ValueError` unless the argument of this name is a number in (0, 1)."""
-    number = isinstance(share, (int, float)) and not isinstance(share, bool)
-    if not number or not 0 < share < 1:
-        raise ValueError(f"`{argument}` must be a number in (0, 1). Received: {share!r}")
 
 
 def check_reachable(model: CostModel, choices: Sequence[WidthChoices], share: float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune import layers
-from keras_branch_prune.common.arguments import require_number
+from keras_branch_prune.common.arguments import number_up_to
 
 
 def alpha_layer(model: keras.Model) -> layers.Alpha:
@@ -104,9 +104,3 @@ def alpha_of(layer: layers.Alpha) -> float:
     """Returns α as the shortest decimal that rounds to the stored float32."""
     # So that logs show 0.9 and not 0.8999999761581421.
     return float(str(np.float32(value_of(layer.alpha))))
-
-
-def number_up_to(name: str, value: Any, at_most: float) -> float:
-    """Returns `value` as a float, or raises `ValueError` unless it is in [0, at_most]."""
-    expected = f"a number in [0, {at_most:g}]"
-    return require_number(name, value, lambda x: 0 <= x <= at_most, expected)

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_branch_prune import layers, schedules
-from keras_branch_prune.alpha import alpha_layer, alpha_of, get_alpha, number_up_to, value_of
-from keras_branch_prune.common.arguments import require_integer
+from keras_branch_prune.alpha import alpha_layer, alpha_of, get_alpha, value_of
+from keras_branch_prune.common.arguments import number_up_to, require_integer
 from keras_branch_prune.monitors import direction, improves, report_missing
 
 

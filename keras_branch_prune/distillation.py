@@ -10,8 +10,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.alpha import number_up_to
-from keras_branch_prune.common.arguments import require_number
+from keras_branch_prune.common.arguments import number_up_to, require_number
 from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.soft_targets import (
     KINDS,

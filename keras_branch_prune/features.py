@@ -23,6 +23,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_branch_prune.calibration import read_batches
+from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.graph import Graph, Value, build_model
 from keras_branch_prune.groups import Analysis
 
@@ -97,14 +98,6 @@ def measure_features(
         group.products /= samples
         group.sensitivity /= energy or 1.0
     return Features(exits.groups, samples, digest.hexdigest()[:16])
-
-
-def require_tensorflow(what: str) -> None:
-    """Raises `NotImplementedError` unless Keras computes with TensorFlow, for its gradients."""
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            f"`{what}` needs the TensorFlow backend. Received: {keras.backend.backend()!r}"
-        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

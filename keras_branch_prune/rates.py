@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.alpha import number_up_to
+from keras_branch_prune.common.arguments import number_up_to
 from keras_branch_prune.layers import PRUNED_SUFFIX, is_map_weight, share_of
 
 # Layers inside a narrow layer are counted to it; a trailing number tells equal names apart.

@@ -13,9 +13,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.alpha import number_up_to
 from keras_branch_prune.backup import EpochBackup
-from keras_branch_prune.common.arguments import require_integer, require_number
+from keras_branch_prune.common.arguments import number_up_to, require_integer, require_number
 from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.shuffled import ShuffledArrays
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Mapping
-from typing import Any
 
+from keras_branch_prune.common.disjoint_sets import DisjointSets
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.layouts import Block, Layout, Segment, cuts_at, wanted_cuts
 from keras_branch_prune.rule_kinds import Layouts
@@ -40,32 +40,6 @@ class ChannelRun:
     def channels(self) -> int:
         """Number of channels."""
         return self.stop - self.start
-
-
-class DisjointSets:
-    """Disjoint sets; the item added first represents its set."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Any, Any] = {}
-        self._order: dict[Any, int] = {}
-
-    def add(self, item: Any) -> None:
-        """Adds `item` as a set of its own, if it is new."""
-        if item not in self._parent:
-            self._parent[item] = item
-            self._order[item] = len(self._order)
-
-    def find(self, item: Any) -> Any:
-        """Returns the representative of the item's set."""
-        while self._parent[item] != item:
-            self._parent[item] = self._parent[self._parent[item]]
-            item = self._parent[item]
-        return item
-
-    def unite(self, a: Any, b: Any) -> None:
-        """Joins the sets of two items."""
-        first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
-        self._parent[second] = first
 
 
 class ChannelTracker:

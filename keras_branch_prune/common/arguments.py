@@ -34,3 +34,16 @@ def require_samples(name: str, arrays: Any) -> int:
             f"`{name}` must have as many samples in every array, one at least. Received: {counts}"
         )
     return counts[0]
+
+
+def number_up_to(name: str, value: Any, at_most: float) -> float:
+    """Returns `value` as a float, or raises `ValueError` unless it is in [0, at_most]."""
+    expected = f"a number in [0, {at_most:g}]"
+    return require_number(name, value, lambda x: 0 <= x <= at_most, expected)
+
+
+def check_share(argument: str, share: Any) -> None:
+    """Raises `ValueError` unless the argument of this name is a number in (0, 1)."""
+    number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    if not number or not 0 < share < 1:
+        raise ValueError(f"`{argument}` must be a number in (0, 1). Received: {share!r}")
