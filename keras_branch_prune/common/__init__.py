@@ -1,1 +1,1 @@
-"""What every other folder needs: checks of arguments, the backend, disjoint sets, tables as text."""
+"""What every other folder needs: checks of arguments, the backend, disjoint sets, tables."""
