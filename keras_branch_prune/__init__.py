@@ -2,7 +2,6 @@
 
 from keras_branch_prune import zoo
 from keras_branch_prune.alpha import get_alpha, set_alpha
-from keras_branch_prune.archive import ModelFileError
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
@@ -29,7 +28,8 @@ from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.export_litert import export_litert
 from keras_branch_prune.export_onnx import export_onnx
 from keras_branch_prune.export_openvino import export_openvino
-from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.files.archive import ModelFileError
+from keras_branch_prune.files.models import atomic_write, load_model, save_model
 from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.backup import EpochBackup
-from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.files.models import atomic_write, load_model, save_model
 
 _SETTINGS = "settings.json"
 

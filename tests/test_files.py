@@ -15,8 +15,8 @@ import pytest
 from keras import layers
 from keras.src.backend.common import global_state
 
-from keras_branch_prune.archive import CONFIG, WEIGHTS, ModelFileError
-from keras_branch_prune.files import atomic_write, load_model, save_model
+from keras_branch_prune.files.archive import CONFIG, WEIGHTS, ModelFileError
+from keras_branch_prune.files.models import atomic_write, load_model, save_model
 
 
 @keras.saving.register_keras_serializable(package="test_files")
@@ -245,7 +245,7 @@ def instance(module, name, **config):
         (instance("builtins", "__lambda__", value="x"), "'__lambda__', which can run code"),
         (instance("os", "System", command="true"), "needs 'System' from the module 'os'"),
         (instance("keras_hub.models", "Task"), "from the module 'keras_hub.models'"),
-        (instance("keras_branch_prune.files", "ModelFileError"), "no building block"),
+        (instance("keras_branch_prune.files.models", "ModelFileError"), "no building block"),
         (instance("keras.utils", "get_file", origin="x"), "needs 'get_file'"),
         (instance("keras.models", "load_model", filepath="x"), "needs 'load_model'"),
         (instance("keras.src.utils.file_utils", "Progbar"), "no building block"),

@@ -11,7 +11,7 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.saving import serialization_lib
 
-from keras_branch_prune.archive import ModelFileError
+from keras_branch_prune.files.archive import ModelFileError
 
 # Where Keras keeps what models are made of. Its other modules read files and run code.
 _PARTS = (

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras.src.saving import serialization_lib
 
-from keras_branch_prune.archive import ModelFileError, read_archive
-from keras_branch_prune.untrusted import check_config, count_parameters
+from keras_branch_prune.files.archive import ModelFileError, read_archive
+from keras_branch_prune.files.untrusted import check_config, count_parameters
 
 _LONGEST_REASON = 1000
 
