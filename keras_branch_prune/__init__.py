@@ -29,7 +29,8 @@ from keras_branch_prune.export_litert import export_litert
 from keras_branch_prune.export_onnx import export_onnx
 from keras_branch_prune.export_openvino import export_openvino
 from keras_branch_prune.files.archive import ModelFileError
-from keras_branch_prune.files.models import atomic_write, load_model, save_model
+from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files.models import load_model, save_model
 from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.divergence import has_diverged
-from keras_branch_prune.files.models import atomic_write
+from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.snapshot import build_optimizer, require_compiled
 from keras_branch_prune.states import Stateful, read_states, write_states
 

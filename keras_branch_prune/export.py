@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keras_branch_prune.files.models import atomic_write
+from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.fold import inference_form
 from keras_branch_prune.graph import unique_name
 from keras_branch_prune.verify import ExportError, Names, verify_reloaded

@@ -13,7 +13,8 @@ from keras_branch_prune.canonical import canonical
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.costs import count_macs, count_parameters
 from keras_branch_prune.export import export_saved_model
-from keras_branch_prune.files.models import atomic_write, load_model
+from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files.models import load_model
 from keras_branch_prune.graph import build_model
 from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.recipe import Trainer

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras_branch_prune.benchmark_result import BenchmarkResult
 from keras_branch_prune.benchmark_timing import Timing
-from keras_branch_prune.files.models import atomic_write
+from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.sensitivity import Sensitivity
 
 _STEP = 1.025

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 
 from keras_branch_prune.backup import EpochBackup
-from keras_branch_prune.files.models import atomic_write, load_model, save_model
+from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files.models import load_model, save_model
 
 _SETTINGS = "settings.json"
 

@@ -16,7 +16,8 @@ from keras import layers
 from keras.src.backend.common import global_state
 
 from keras_branch_prune.files.archive import CONFIG, WEIGHTS, ModelFileError
-from keras_branch_prune.files.models import atomic_write, load_model, save_model
+from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files.models import load_model, save_model
 
 
 @keras.saving.register_keras_serializable(package="test_files")
