@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 
-from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.graph.graph import Unit, Value
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.rule_kinds import Channelwise, Elementwise, Rule
 

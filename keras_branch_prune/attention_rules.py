@@ -7,9 +7,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_branch_prune.attention import MAY_BE_MASKED, attention_inputs, why_whole
-from keras_branch_prune.attention_layers import HeadAttention, HeadProjection
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph.attention import MAY_BE_MASKED, attention_inputs, why_whole
+from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph.graph import Call, Unit, Value
 from keras_branch_prune.layouts import Block, Kept, Layout, Segment
 from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.linear_rules import Expands, LinearMap, LinearRule

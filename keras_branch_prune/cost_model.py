@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from keras_branch_prune.common.disjoint_sets import DisjointSets
 from keras_branch_prune.costs import graph_costs, graph_parameters
-from keras_branch_prune.graph import Call, Graph
+from keras_branch_prune.graph.graph import Call, Graph
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.narrowing import narrowed_graph, spread, without_numbers
 

@@ -21,9 +21,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_branch_prune.attention_layers import HeadAttention, HeadProjection
-from keras_branch_prune.canonical import canonical
-from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model
+from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, build_model
 from keras_branch_prune.layers import ChannelMap
 
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]

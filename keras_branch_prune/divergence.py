@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_branch_prune.alpha import find_alpha
-from keras_branch_prune.graph import is_finite
+from keras_branch_prune.graph.graph import is_finite
 from keras_branch_prune.snapshot import Snapshot, take
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
+from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.linear_rules import Expands, LinearRule

@@ -5,10 +5,17 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from keras_branch_prune.attention import fuse_attention
-from keras_branch_prune.canonical import canonical
 from keras_branch_prune.fold_norm import fold_batch_normalization
-from keras_branch_prune.graph import Call, Graph, Unit, build_model, replace_units, substitute
+from keras_branch_prune.graph.attention import fuse_attention
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.graph import (
+    Call,
+    Graph,
+    Unit,
+    build_model,
+    replace_units,
+    substitute,
+)
 
 _TRAINING_ONLY = frozenset(
     {

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_branch_prune.attention import fuse_attention
-from keras_branch_prune.canonical import canonical
-from keras_branch_prune.graph import (
+from keras_branch_prune.graph.attention import fuse_attention
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.graph import (
     Call,
     Graph,
     Unit,

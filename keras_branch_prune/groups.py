@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph import Graph, Unit, Value
+from keras_branch_prune.graph.graph import Graph, Unit, Value
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import Elementwise
 from keras_branch_prune.rules import rule_for

@@ -12,12 +12,12 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
-from keras_branch_prune.canonical import canonical
 from keras_branch_prune.costs import graph_costs, layer_macs
-from keras_branch_prune.equivalence import random_inputs
 from keras_branch_prune.export import inference_function
 from keras_branch_prune.fold import inference_form
-from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.equivalence import random_inputs
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, build_model
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
 """Maps models by name and the batch size to ms per call by name."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import keras
 
 from keras_branch_prune.alpha import alpha_layer, get_alpha
-from keras_branch_prune.canonical import canonical, fuse
-from keras_branch_prune.equivalence import check_equivalent
-from keras_branch_prune.graph import (
+from keras_branch_prune.graph.canonical import canonical, fuse
+from keras_branch_prune.graph.equivalence import check_equivalent
+from keras_branch_prune.graph.graph import (
     Call,
     Graph,
     Unit,

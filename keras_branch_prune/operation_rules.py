@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.graph.graph import Unit, Value
 from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import Channelwise, Concatenation, Elementwise, Rule
 from keras_branch_prune.shape_rules import (

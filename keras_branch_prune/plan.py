@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.graph import Graph, is_finite
+from keras_branch_prune.graph.graph import Graph, is_finite
 from keras_branch_prune.groups import Analysis
 from keras_branch_prune.layers import Alpha
 

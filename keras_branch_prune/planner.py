@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_branch_prune.block_size import block_size
-from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
 from keras_branch_prune.plan import GroupPlan, PruningPlan, check_weights, fingerprint
 from keras_branch_prune.ranking import Ranking, rank

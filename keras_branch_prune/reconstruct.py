@@ -27,8 +27,16 @@ import numpy as np
 from keras import ops, tree
 
 from keras_branch_prune.calibration import read_batches
-from keras_branch_prune.canonical import canonical
-from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, as_array, substitute
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.graph import (
+    Call,
+    Graph,
+    LayerRunner,
+    Unit,
+    Value,
+    as_array,
+    substitute,
+)
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.spool import Spool

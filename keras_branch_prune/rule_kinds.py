@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph.graph import Call, Unit, Value
 from keras_branch_prune.layouts import Kept, Layout, side_by_side
 
 Layouts = Sequence[Layout | None]

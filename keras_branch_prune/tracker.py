@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Mapping
 
 from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.graph.graph import Unit, Value
 from keras_branch_prune.layouts import Block, Layout, Segment, cuts_at, wanted_cuts
 from keras_branch_prune.rule_kinds import Layouts
 

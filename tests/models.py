@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 
-from keras_branch_prune.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 # Keras 3.8 has no RMSNormalization yet.
 _RMS_NORMALIZATION = getattr(layers, "RMSNormalization", layers.LayerNormalization)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_branch_prune.calibration import BATCH_SIZE, read_batches
-from keras_branch_prune.canonical import canonical
+from keras_branch_prune.graph.canonical import canonical
 
 IMAGES = np.random.default_rng(0).random((70, 4, 4, 3), dtype=np.float32)
 LABELS = np.arange(70)

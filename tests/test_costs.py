@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_branch_prune.canonical import canonical
 from keras_branch_prune.costs import count_macs, count_parameters, layer_macs, model_costs
+from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.layers import ChannelMap
 
 

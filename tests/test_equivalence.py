@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_branch_prune as kbp
 from keras_branch_prune import verify
-from keras_branch_prune.equivalence import (
+from keras_branch_prune.graph.equivalence import (
     check_equivalent,
     outputs_in_float64,
     random_inputs,

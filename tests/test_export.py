@@ -9,8 +9,8 @@ from export_cases import assert_round_trip
 from keras import layers
 
 from keras_branch_prune import export, verify
-from keras_branch_prune.equivalence import random_inputs, relative_error
 from keras_branch_prune.export import ExportError, export_saved_model
+from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 
 def _signature(path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_branch_prune.equivalence import random_inputs, relative_error
 from keras_branch_prune.fold import inference_form
+from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 
 def _trained(model, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 from export_cases import CASES, build
 
 import keras_branch_prune as kbp
-from keras_branch_prune.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "_masking.py"
 

@@ -8,7 +8,7 @@ from models import build
 
 import keras_branch_prune as kbp
 from keras_branch_prune.features import GroupFeatures
-from keras_branch_prune.graph import Unit
+from keras_branch_prune.graph.graph import Unit
 from keras_branch_prune.saliency import (
     SALIENCIES,
     GroupData,

@@ -8,7 +8,7 @@ import pytest
 from models import build
 
 import keras_branch_prune as kbp
-from keras_branch_prune.equivalence import random_inputs
+from keras_branch_prune.graph.equivalence import random_inputs
 
 # The function hides the module of the same name.
 EXAMPLE = doctest.DocTestFinder().find(kbp.sensitivity, "sensitivity", globs={})

@@ -10,7 +10,7 @@ from keras import layers
 from models import dtype_policy, error_between
 
 import keras_branch_prune as kbp
-from keras_branch_prune.equivalence import TOLERANCES
+from keras_branch_prune.graph.equivalence import TOLERANCES
 
 SAMPLES, BATCH = 24, 8
 

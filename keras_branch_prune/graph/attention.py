@@ -25,8 +25,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.attention_layers import HeadAttention, HeadProjection
-from keras_branch_prune.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 
 MAY_BE_MASKED = "may get a Keras mask; give it an `attention_mask` instead"
 

@@ -18,8 +18,16 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_branch_prune.attention import fuse_attention, split_attention
-from keras_branch_prune.graph import Call, Graph, Unit, Value, pack, replace_units, unique_name
+from keras_branch_prune.graph.attention import fuse_attention, split_attention
+from keras_branch_prune.graph.graph import (
+    Call,
+    Graph,
+    Unit,
+    Value,
+    pack,
+    replace_units,
+    unique_name,
+)
 
 ACTIVATION_SUFFIX = "__activation"
 
