@@ -22,8 +22,9 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value
+from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers import (
     PRUNED_SUFFIX,

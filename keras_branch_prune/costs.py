@@ -22,8 +22,9 @@ import keras
 from keras import layers
 
 from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, build_model
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.layers import ChannelMap
 
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]

@@ -17,7 +17,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.fold import inference_form
-from keras_branch_prune.graph.graph import unique_name
+from keras_branch_prune.graph.rewriting import unique_name
 from keras_branch_prune.verify import ExportError, Names, verify_reloaded
 
 __all__ = ["ExportError", "export_saved_model"]

@@ -24,7 +24,8 @@ from keras import tree
 
 from keras_branch_prune.calibration import read_batches
 from keras_branch_prune.common.backend import require_tensorflow
-from keras_branch_prune.graph.graph import Graph, Value, build_model
+from keras_branch_prune.graph.building import build_model
+from keras_branch_prune.graph.graph import Graph, Value
 from keras_branch_prune.groups import Analysis
 
 Loss = Callable[[Any, Any], Any]

@@ -7,15 +7,10 @@ from keras import layers
 
 from keras_branch_prune.fold_norm import fold_batch_normalization
 from keras_branch_prune.graph.attention import fuse_attention
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import (
-    Call,
-    Graph,
-    Unit,
-    build_model,
-    replace_units,
-    substitute,
-)
+from keras_branch_prune.graph.graph import Call, Graph, Unit
+from keras_branch_prune.graph.rewriting import replace_units, substitute
 
 _TRAINING_ONLY = frozenset(
     {

@@ -15,9 +15,10 @@ from keras import layers, tree
 from keras_branch_prune.costs import graph_costs, layer_macs
 from keras_branch_prune.export import inference_function
 from keras_branch_prune.fold import inference_form
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, build_model
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
 """Maps models by name and the batch size to ms per call by name."""

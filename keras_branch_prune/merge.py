@@ -7,17 +7,11 @@ from collections.abc import Mapping
 import keras
 
 from keras_branch_prune.alpha import alpha_layer, get_alpha
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.graph.equivalence import check_equivalent
-from keras_branch_prune.graph.graph import (
-    Call,
-    Graph,
-    Unit,
-    Value,
-    build_model,
-    replace_units,
-    substitute,
-)
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.rewriting import replace_units, substitute
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, replace_units
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.rewriting import replace_units
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear import ChannelMatrices

@@ -14,8 +14,8 @@ from keras_branch_prune.costs import count_macs, count_parameters
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import build_model
 from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.recipe import Trainer
 from keras_branch_prune.run_folder import RunFolder

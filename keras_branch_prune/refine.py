@@ -28,7 +28,8 @@ from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import as_array, pack
+from keras_branch_prune.graph.graph import as_array
+from keras_branch_prune.graph.rewriting import pack
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.spool import Spool
 

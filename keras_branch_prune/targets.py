@@ -15,8 +15,8 @@ import keras
 from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.cost_model import CostModel
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import fuse
-from keras_branch_prune.graph.graph import build_model
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.latency import (
     LatencySearch,

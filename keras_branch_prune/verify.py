@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import outputs_in_float64, random_inputs, relative_error
-from keras_branch_prune.graph.graph import build_model
 
 _BATCHES = (1, 3)
 _TIMEOUT_S = 900

@@ -9,9 +9,9 @@ from test_exactness import ROUNDING, check_invariants
 
 import keras_branch_prune as kbp
 from keras_branch_prune.graph.attention import fuse_attention
+from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
-from keras_branch_prune.graph.graph import build_model
 
 
 def groups_of(model):

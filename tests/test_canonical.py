@@ -5,8 +5,9 @@ import pytest
 from keras import layers, ops
 from models import BUILDERS, build, error_between, randomized
 
-from keras_branch_prune.graph.canonical import canonical, fuse_activations
-from keras_branch_prune.graph.graph import build_model
+from keras_branch_prune.graph.activations import fuse_activations
+from keras_branch_prune.graph.building import build_model
+from keras_branch_prune.graph.canonical import canonical
 
 
 def names(graph):

@@ -1,0 +1,92 @@
+"""Activations inside layers: split off for the analysis, and put back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.rewriting import replace_units
+
+ACTIVATION_SUFFIX = "__activation"
+
+
+_FUSED_ACTIVATION_LAYERS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+def _split_activations(graph: Graph) -> Graph:
+    """Splits fused activations off, except at model outputs, whose names must not change."""
+    heads = set(graph.output_values)
+    keep = {call.unit for call in graph.calls if heads.intersection(call.outputs)}
+    parts: dict[Unit, tuple[Unit, Unit]] = {}
+    calls: list[Call] = []
+    for call in graph.calls:
+        if call.unit in keep or not _has_fused_activation(call.unit):
+            calls.append(call)
+            continue
+        if call.unit not in parts:
+            parts[call.unit] = _split_activation(call.unit)
+        linear, activation = parts[call.unit]
+        inner = Value(call.outputs[0].shape, call.outputs[0].dtype)
+        calls.append(dataclasses.replace(call, unit=linear, outputs=(inner,)))
+        calls.append(Call(activation, (inner,), {}, call.outputs))
+    return dataclasses.replace(graph, calls=tuple(calls))
+
+
+def _has_fused_activation(unit: Unit) -> bool:
+    return unit.cls in _FUSED_ACTIVATION_LAYERS and unit.config["activation"] != "linear"
+
+
+def _split_activation(unit: Unit) -> tuple[Unit, Unit]:
+    name = unit.name + ACTIVATION_SUFFIX
+    config = {key: unit.config[key] for key in ("activation", "dtype")}
+    activation = Unit(name, keras.layers.Activation, {**config, "name": name})
+    return unit.replace(config={"activation": "linear"}), activation
+
+
+def fuse_activations(graph: Graph) -> Graph:
+    """Puts split activations back into their layers: the inverse of the split in `canonical`.
+
+    An activation goes back if its name says that it was split off and every call of its layer feeds
+    it, and nothing else.
+    """
+    readers = graph.consumers()
+    followers: dict[Unit, set[Unit | None]] = {}
+    for call in graph.calls:
+        if call.unit.cls in _FUSED_ACTIVATION_LAYERS:
+            follower = _only_reader(call, readers, graph)
+            name = call.unit.name + ACTIVATION_SUFFIX
+            split = follower.unit if follower and follower.unit.name == name else None
+            followers.setdefault(call.unit, set()).add(split)
+    parts = {linear: unit for linear, (unit, *more) in followers.items() if unit and not more}
+    calls = [
+        dataclasses.replace(call, outputs=readers[call.outputs[0]][0].outputs)
+        if call.unit in parts
+        else call
+        for call in graph.calls
+        if call.unit not in parts.values()
+    ]
+    wholes = {
+        linear: linear.replace(config={"activation": activation.config["activation"]})
+        for linear, activation in parts.items()
+    }
+    return replace_units(dataclasses.replace(graph, calls=tuple(calls)), wholes)
+
+
+def _only_reader(call: Call, readers: Mapping[Value, list[Call]], graph: Graph) -> Call | None:
+    (output,) = call.outputs
+    found = readers.get(output, [])
+    return found[0] if len(found) == 1 and output not in graph.output_values else None
