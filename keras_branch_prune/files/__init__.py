@@ -1,1 +1,1 @@
-"""Files from strangers, read without running them, and files that are written whole or not at all."""
+"""Files from strangers, read safely, and files that are written whole or not at all."""
