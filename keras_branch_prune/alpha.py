@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune import layers
 from keras_branch_prune.common.arguments import number_up_to
+from keras_branch_prune.layers import Alpha
 
 
-def alpha_layer(model: keras.Model) -> layers.Alpha:
+def alpha_layer(model: keras.Model) -> Alpha:
     """Returns the one `Alpha` layer of a branched model, or of a model that contains one.
 
     Args:
@@ -26,7 +26,7 @@ def alpha_layer(model: keras.Model) -> layers.Alpha:
     Raises:
         ValueError: If the model has no `Alpha` layer, or several.
     """
-    found = {id(layer): layer for layer in flatten_layers(model) if isinstance(layer, layers.Alpha)}
+    found = {id(layer): layer for layer in flatten_layers(model) if isinstance(layer, Alpha)}
     if not found:
         raise ValueError(
             f"Model {model.name!r} is not a branched model; call keras_branch_prune.branch first."
@@ -57,7 +57,7 @@ def get_alpha(model: keras.Model) -> float:
 
 def find_alpha(model: keras.Model) -> float | None:
     """Returns α of a branched model, None of a model that has no `Alpha` layer."""
-    branched = any(isinstance(layer, layers.Alpha) for layer in flatten_layers(model))
+    branched = any(isinstance(layer, Alpha) for layer in flatten_layers(model))
     return get_alpha(model) if branched else None
 
 
@@ -100,7 +100,7 @@ def value_of(variable: Any) -> float:
     return float(ops.copy(variable))
 
 
-def alpha_of(layer: layers.Alpha) -> float:
+def alpha_of(layer: Alpha) -> float:
     """Returns α as the shortest decimal that rounds to the stored float32."""
     # So that logs show 0.9 and not 0.8999999761581421.
     return float(str(np.float32(value_of(layer.alpha))))

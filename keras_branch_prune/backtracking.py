@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune import layers
 from keras_branch_prune.alpha import alpha_layer, alpha_of, value_of
 from keras_branch_prune.common.arguments import require_integer, require_number
 from keras_branch_prune.divergence import has_diverged
+from keras_branch_prune.layers import Alpha
 from keras_branch_prune.monitors import direction, improves, report_missing
 from keras_branch_prune.snapshot import Snapshot, take
 
@@ -184,7 +184,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         reference = math.nan if self._reference is None else self._reference
         return reference + (self.max_drop if self.mode == "min" else -self.max_drop)
 
-    def _accept(self, layer: layers.Alpha, alpha: float) -> None:
+    def _accept(self, layer: Alpha, alpha: float) -> None:
         """Keeps the state as the last good one and takes a step, unless α is 0."""
         _restart_count(layer)
         if alpha == 0:
@@ -199,7 +199,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         self._good, self._good_alpha = take(self.model), alpha
         self._descend(layer)
 
-    def _wait(self, layer: layers.Alpha, metric: float) -> None:
+    def _wait(self, layer: Alpha, metric: float) -> None:
         layer.wait.assign(int(value_of(layer.wait)) + 1)
         if improves(metric, value_of(layer.best), self.mode):
             layer.best.assign(metric)
@@ -208,7 +208,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         return self._good is not None and alpha < self._good_alpha
 
     def _take_back_if_possible(
-        self, layer: layers.Alpha, alpha: float, logs: dict[str, Any], diverged: bool = False
+        self, layer: Alpha, alpha: float, logs: dict[str, Any], diverged: bool = False
     ) -> None:
         if self._good is None or not self._step_is_under_trial(alpha):
             return
@@ -237,7 +237,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         value = round(alpha - step, 7)
         return 0.0 if value <= self.threshold else value
 
-    def _descend(self, layer: layers.Alpha) -> None:
+    def _descend(self, layer: Alpha) -> None:
         old = alpha_of(layer)
         layer.alpha.assign(self._below(old, self._step))
         layer.step.assign(int(value_of(layer.step)) + 1)
@@ -265,6 +265,6 @@ def _within(name: str, value: Any, in_range: Any, expected: str) -> float:
     return require_number(name, value, in_range, f"a number {expected}")
 
 
-def _restart_count(layer: layers.Alpha) -> None:
+def _restart_count(layer: Alpha) -> None:
     layer.wait.assign(0)
     layer.best.assign(math.nan)

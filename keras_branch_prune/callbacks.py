@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune import layers, schedules
+from keras_branch_prune import schedules
 from keras_branch_prune.alpha import alpha_layer, alpha_of, get_alpha, value_of
 from keras_branch_prune.common.arguments import number_up_to, require_integer
+from keras_branch_prune.layers import Alpha
 from keras_branch_prune.monitors import direction, improves, report_missing
 
 
@@ -119,20 +120,20 @@ class AlphaCallback(keras.callbacks.Callback):
         due = self._count(layer, 1) if self.monitor is None else self._stalled(layer, logs)
         self._take_steps(layer, int(due))
 
-    def _log_alpha(self, logs: dict[str, Any] | None) -> layers.Alpha:
+    def _log_alpha(self, logs: dict[str, Any] | None) -> Alpha:
         # With JAX, `self.model` also brings the model's variables up to date: never keep the layer.
         layer = alpha_layer(self.model)
         if logs is not None:
             logs["alpha"] = alpha_of(layer)
         return layer
 
-    def _count(self, layer: layers.Alpha, elapsed: int) -> int:
+    def _count(self, layer: Alpha, elapsed: int) -> int:
         """Counts epochs or batches; returns the number of steps that have become due."""
         due, wait = divmod(int(value_of(layer.wait)) + elapsed, self.every)
         layer.wait.assign(wait)
         return due
 
-    def _stalled(self, layer: layers.Alpha, logs: dict[str, Any]) -> bool:
+    def _stalled(self, layer: Alpha, logs: dict[str, Any]) -> bool:
         """Compares the metric with its best value at this α; returns whether a step is due."""
         monitor = str(self.monitor)
         if monitor not in logs:
@@ -147,7 +148,7 @@ class AlphaCallback(keras.callbacks.Callback):
         layer.wait.assign(wait)
         return wait >= self.patience
 
-    def _take_steps(self, layer: layers.Alpha, count: int) -> None:
+    def _take_steps(self, layer: Alpha, count: int) -> None:
         """Takes `count` steps down the schedule and forgets the best value of the metric."""
         if count == 0:
             return
