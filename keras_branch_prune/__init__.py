@@ -1,7 +1,6 @@
 """Structured pruning for Keras 3: narrow branches, blended in by callbacks, merged exactly."""
 
 from keras_branch_prune import zoo
-from keras_branch_prune.alpha import get_alpha, set_alpha
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
@@ -33,7 +32,8 @@ from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
 from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
-from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import get_alpha, set_alpha
+from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.alpha import flatten_layers
 from keras_branch_prune.common.arguments import require_integer, require_samples
+from keras_branch_prune.layers.alpha import flatten_layers
 
 
 def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64) -> None:

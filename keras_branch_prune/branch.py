@@ -26,7 +26,7 @@ from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
-from keras_branch_prune.layers import (
+from keras_branch_prune.layers.blend import (
     PRUNED_SUFFIX,
     Alpha,
     AlphaBlend,

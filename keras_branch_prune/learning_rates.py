@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.alpha import find_alpha, value_of
 from keras_branch_prune.common.arguments import require_integer, require_number
+from keras_branch_prune.layers.alpha import find_alpha, value_of
 from keras_branch_prune.monitors import direction, improves, report_missing
 from keras_branch_prune.snapshot import build_optimizer
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_branch_prune.alpha import alpha_layer, get_alpha
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.graph.equivalence import check_equivalent
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.graph.rewriting import replace_units, substitute
-from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import alpha_layer, get_alpha
+from keras_branch_prune.layers.blend import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for

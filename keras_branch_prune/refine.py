@@ -23,14 +23,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.alpha import alpha_layer, value_of
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import as_array
 from keras_branch_prune.graph.rewriting import pack
-from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import alpha_layer, value_of
+from keras_branch_prune.layers.blend import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 from keras_branch_prune.spool import Spool
 
 _HELD_OUT = 0.1

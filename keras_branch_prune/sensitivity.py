@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.alpha import set_alpha
 from keras_branch_prune.branch import branch
 from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.groups import Analysis, ChannelGroup
+from keras_branch_prune.layers.alpha import set_alpha
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.planner import analyse_prunable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
 
 
 def small_branched_model(optimizer=None, **compile_options):

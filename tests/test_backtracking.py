@@ -15,7 +15,7 @@ from small_models import (
 )
 
 import keras_branch_prune as kbp
-from keras_branch_prune.alpha import alpha_layer
+from keras_branch_prune.layers.alpha import alpha_layer
 
 GOOD, BAD = 0.9, 0.5
 

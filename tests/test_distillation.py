@@ -12,7 +12,7 @@ from keras import layers
 from models import dtype_policy
 
 import keras_branch_prune as kbp
-from keras_branch_prune.layers import AlphaBlend
+from keras_branch_prune.layers.blend import AlphaBlend
 
 
 def classifier(seed=0, activation="softmax"):

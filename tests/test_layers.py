@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
 
 
 def random(*shape, seed=0):

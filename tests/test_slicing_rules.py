@@ -7,7 +7,7 @@ from models import randomized
 from test_exactness import check_invariants
 
 import keras_branch_prune as kbp
-from keras_branch_prune.layers import AlphaBlend
+from keras_branch_prune.layers.blend import AlphaBlend
 
 
 def groups_of(model):

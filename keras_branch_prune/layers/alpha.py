@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune.common.arguments import number_up_to
-from keras_branch_prune.layers import Alpha
+from keras_branch_prune.layers.blend import Alpha
 
 
 def alpha_layer(model: keras.Model) -> Alpha:
