@@ -32,8 +32,9 @@ from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
 from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.groups import ChannelGroup
-from keras_branch_prune.layers.alpha import get_alpha, set_alpha
-from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge

@@ -11,8 +11,7 @@ import numpy as np
 
 from keras_branch_prune.common.arguments import require_integer, require_number
 from keras_branch_prune.divergence import has_diverged
-from keras_branch_prune.layers.alpha import alpha_layer, alpha_of, value_of
-from keras_branch_prune.layers.blend import Alpha
+from keras_branch_prune.layers.alpha import Alpha, alpha_layer, alpha_of, value_of
 from keras_branch_prune.monitors import direction, improves, report_missing
 from keras_branch_prune.snapshot import Snapshot, take
 

@@ -26,13 +26,10 @@ from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
 from keras_branch_prune.groups import Analysis, analyse
-from keras_branch_prune.layers.blend import (
-    PRUNED_SUFFIX,
-    Alpha,
-    AlphaBlend,
-    ChannelMap,
-    check_stochastic,
-)
+from keras_branch_prune.layers.alpha import Alpha
+from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights

@@ -25,7 +25,7 @@ from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProject
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.layers.blend import ChannelMap
+from keras_branch_prune.layers.channel_map import ChannelMap
 
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]
 """Shape of a sample without the batch dimension, or one such shape per input name."""

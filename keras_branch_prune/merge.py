@@ -12,7 +12,9 @@ from keras_branch_prune.graph.equivalence import check_equivalent
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.graph.rewriting import replace_units, substitute
 from keras_branch_prune.layers.alpha import alpha_layer, get_alpha
-from keras_branch_prune.layers.blend import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for

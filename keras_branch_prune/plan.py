@@ -13,7 +13,7 @@ from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.graph.graph import Graph, is_finite
 from keras_branch_prune.groups import Analysis
-from keras_branch_prune.layers.blend import Alpha
+from keras_branch_prune.layers.alpha import Alpha
 
 _FORMAT = 2
 

@@ -31,7 +31,9 @@ from keras_branch_prune.graph.building import LayerRunner
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, as_array
 from keras_branch_prune.graph.rewriting import substitute
-from keras_branch_prune.layers.blend import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.spool import Spool
 

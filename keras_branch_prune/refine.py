@@ -30,7 +30,9 @@ from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import as_array
 from keras_branch_prune.graph.rewriting import pack
 from keras_branch_prune.layers.alpha import alpha_layer, value_of
-from keras_branch_prune.layers.blend import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.spool import Spool
 
 _HELD_OUT = 0.1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import Alpha
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
 
 
 def small_branched_model(optimizer=None, **compile_options):

@@ -6,7 +6,7 @@ from keras import layers, ops
 
 from keras_branch_prune.costs import count_macs, count_parameters, layer_macs, model_costs
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.layers.blend import ChannelMap
+from keras_branch_prune.layers.channel_map import ChannelMap
 
 
 def _one(shape, layer):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_branch_prune.layers.blend import Alpha, AlphaBlend, ChannelMap
+from keras_branch_prune.layers.alpha import Alpha
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
 
 
 def random(*shape, seed=0):

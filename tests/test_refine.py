@@ -12,7 +12,8 @@ from models import build, dtype_policy, randomized
 
 import keras_branch_prune as kbp
 from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.layers.blend import PRUNED_SUFFIX, ChannelMap
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.refine import refine
 

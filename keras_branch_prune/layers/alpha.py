@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune.common.arguments import number_up_to
-from keras_branch_prune.layers.blend import Alpha
+from keras_branch_prune.layers.blend import _PACKAGE
 
 
 def alpha_layer(model: keras.Model) -> Alpha:
@@ -104,3 +104,56 @@ def alpha_of(layer: Alpha) -> float:
     """Returns α as the shortest decimal that rounds to the stored float32."""
     # So that logs show 0.9 and not 0.8999999761581421.
     return float(str(np.float32(value_of(layer.alpha))))
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class Alpha(keras.layers.Layer):
+    """Owns α and all state of its decay, and emits α as a scalar to every blend of the model.
+
+    The state lives in non-trainable variables, so that whatever saves the model's weights
+    (`model.save`, `EpochBackup`, `keras.callbacks.BackupAndRestore`) saves it too:
+
+    * `alpha`: the current share of the original branch, float32 in [0, 1];
+    * `step`: number of decay steps taken, int32;
+    * `wait`: epochs or batches since the last step or the last improvement, int32;
+    * `best`: best value of the monitored metric at this α, float32 (NaN: none seen yet).
+
+    Args:
+        frozen: Names of the layers that were set untrainable for the time of the blending.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, frozen: Sequence[str] = (), **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(autocast=False, **kwargs)
+        self.frozen = tuple(frozen)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the state variables; `input_shape` is not used."""
+        self.alpha = self._state("alpha", "ones", "float32")
+        self.step = self._state("step", "zeros", "int32")
+        self.wait = self._state("wait", "zeros", "int32")
+        self.best = self._state("best", keras.initializers.Constant(float("nan")), "float32")
+
+    def _state(self, name: str, initializer: Any, dtype: str) -> Any:
+        return self.add_weight(
+            shape=(),
+            initializer=initializer,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name=name,
+            aggregation="only_first_replica",
+        )
+
+    def call(self, inputs: Any) -> Any:
+        """Returns α as a float32 scalar; `inputs` only connects the layer to the graph."""
+        return ops.convert_to_tensor(self.alpha)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Returns the spec of a float32 scalar."""
+        return keras.KerasTensor((), dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config of the layer."""
+        return {**super().get_config(), "frozen": list(self.frozen)}
