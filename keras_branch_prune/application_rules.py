@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 
+from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.rule_kinds import Channelwise, Elementwise, Rule
 
 

@@ -7,11 +7,16 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_branch_prune.channels.kernels import (
+    ChannelMatrices,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
+from keras_branch_prune.channels.layouts import Block, Kept, Layout, Segment
 from keras_branch_prune.graph.attention import MAY_BE_MASKED, attention_inputs, why_whole
 from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.layouts import Block, Kept, Layout, Segment
-from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.linear_rules import Expands, LinearMap, LinearRule
 from keras_branch_prune.rule_kinds import Barrier, Layouts, Rule, Tracker, described, fix_all
 

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
@@ -30,7 +31,6 @@ from keras_branch_prune.layers.alpha import Alpha
 from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
 from keras_branch_prune.reconstruct import reconstruct

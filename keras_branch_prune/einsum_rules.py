@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from keras_branch_prune.channels.kernels import (
+    ChannelMatrices,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
+from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.layouts import Layout
-from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.linear_rules import Expands, LinearRule
 from keras_branch_prune.rule_kinds import Layouts, Tracker, described
 

@@ -8,13 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from keras_branch_prune.channels.layouts import Layout
+from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
 from keras_branch_prune.common.disjoint_sets import DisjointSets
 from keras_branch_prune.graph.graph import Graph, Unit, Value
-from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import Elementwise
 from keras_branch_prune.rules import rule_for
 from keras_branch_prune.slicing_rules import SlicingRule
-from keras_branch_prune.tracker import ChannelRun, ChannelTracker
 
 _MAX_PASSES = 64
 _GATES = frozenset({"Multiply", "Divide", "TrueDivide"})

@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from keras_branch_prune.channels.kernels import (
+    ChannelMatrices,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
+from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.layouts import Kept, Layout
-from keras_branch_prune.linear import ChannelMatrices, expand_kernel, reduce_bias, reduce_kernel
 from keras_branch_prune.rule_kinds import Layouts, Tracker, channel_axis, described
 
 Expands = Mapping[str, ChannelMatrices]

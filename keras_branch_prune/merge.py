@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_branch_prune.channels.kernels import ChannelMatrices
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.graph.equivalence import check_equivalent
@@ -15,7 +16,6 @@ from keras_branch_prune.layers.alpha import alpha_layer, get_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.channels.kernels import ChannelMatrices
+from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.graph.rewriting import replace_units
 from keras_branch_prune.groups import Analysis, ChannelGroup
-from keras_branch_prune.layouts import Kept, Layout
-from keras_branch_prune.linear import ChannelMatrices
 from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.rules import rule_for
 from keras_branch_prune.slicing_rules import SlicingRule

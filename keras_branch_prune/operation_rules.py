@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.layouts import Layout
 from keras_branch_prune.rule_kinds import Channelwise, Concatenation, Elementwise, Rule
 from keras_branch_prune.shape_rules import (
     Expansion,

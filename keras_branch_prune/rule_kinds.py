@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.channels.layouts import Kept, Layout, side_by_side
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.layouts import Kept, Layout, side_by_side
 
 Layouts = Sequence[Layout | None]
 """One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_branch_prune.application_rules import application_rules
 from keras_branch_prune.attention_rules import attention_rules
+from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.einsum_rules import EinsumMap
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.layouts import Layout
 from keras_branch_prune.linear_rules import EmbeddingMap, LinearMap, LinearRule
 from keras_branch_prune.operation_rules import operation_rules
 from keras_branch_prune.rule_kinds import (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_branch_prune.channels.layouts import Block, Kept, Layout
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.layouts import Block, Kept, Layout
 from keras_branch_prune.rule_kinds import Layouts, Tracker, Weightless, channel_axis, described
 
 

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Call
-from keras_branch_prune.layouts import Kept, Layout
 from keras_branch_prune.rule_kinds import (
     Layouts,
     Rule,

@@ -7,6 +7,7 @@ from keras import layers
 from models import build
 
 import keras_branch_prune as kbp
+from keras_branch_prune.channels.tracker import ChannelRun
 from keras_branch_prune.features import GroupFeatures
 from keras_branch_prune.graph.graph import Unit
 from keras_branch_prune.saliency import (
@@ -17,7 +18,6 @@ from keras_branch_prune.saliency import (
     pivots,
     register_saliency,
 )
-from keras_branch_prune.tracker import ChannelRun
 
 KERNELS = (
     np.array([[3.0, 0.0, -1.0, 0.0], [4.0, 1.0, 1.0, 0.0]]),
