@@ -13,12 +13,12 @@ from keras_branch_prune.channels.kernels import (
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.channels.layouts import Block, Kept, Layout, Segment
+from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts, Segment
 from keras_branch_prune.graph.attention import MAY_BE_MASKED, attention_inputs, why_whole
 from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
 from keras_branch_prune.graph.graph import Call, Unit, Value
 from keras_branch_prune.linear_rules import Expands, LinearMap, LinearRule
-from keras_branch_prune.rule_kinds import Barrier, Layouts, Rule, Tracker, described, fix_all
+from keras_branch_prune.rule_kinds import Barrier, Rule, Tracker, described, fix_all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from keras_branch_prune.channels.kernels import (
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.channels.layouts import Layout
+from keras_branch_prune.channels.layouts import Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.linear_rules import Expands, LinearRule
-from keras_branch_prune.rule_kinds import Layouts, Tracker, described
+from keras_branch_prune.rule_kinds import Tracker, described
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from keras_branch_prune.channels.kernels import (
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.channels.layouts import Kept, Layout
+from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rule_kinds import Layouts, Tracker, channel_axis, described
+from keras_branch_prune.rule_kinds import Tracker, channel_axis, described
 
 Expands = Mapping[str, ChannelMatrices]
 """Role of an input → the map k → C that stands before it."""

@@ -13,11 +13,9 @@ from typing import Protocol
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.channels.layouts import Kept, Layout, side_by_side
+from keras_branch_prune.channels.cuts import side_by_side
+from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Unit, Value
-
-Layouts = Sequence[Layout | None]
-"""One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.channels.layouts import Block, Kept, Layout
+from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.rule_kinds import Layouts, Tracker, Weightless, channel_axis, described
+from keras_branch_prune.rule_kinds import Tracker, Weightless, channel_axis, described
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,16 +15,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.channels.layouts import Kept, Layout
+from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call
-from keras_branch_prune.rule_kinds import (
-    Layouts,
-    Rule,
-    Tracker,
-    Weightless,
-    described,
-    fix_all,
-)
+from keras_branch_prune.rule_kinds import Rule, Tracker, Weightless, described, fix_all
 
 
 class SlicingRule(Weightless, abc.ABC):

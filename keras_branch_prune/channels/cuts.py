@@ -1,0 +1,76 @@
+"""Layouts joined, and the cuts that make several of them alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from keras_branch_prune.channels.layouts import Block, Layout, Segment
+
+
+def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
+    """Returns the layout of tensors concatenated along their channel axis.
+
+    Neighbouring blocks of one position become one block, so that an expand map can mix them.
+    """
+    blocks: list[Block] = []
+    for block in (block for layout in layouts for block in layout.blocks):
+        if blocks and blocks[-1].positions == block.positions == 1:
+            block = Block(1, blocks.pop().segments + block.segments)
+        blocks.append(block)
+    return Layout(axis, tuple(blocks))
+
+
+def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
+    """Returns the cuts that give all layouts the same structure.
+
+    Args:
+        layouts: Layouts of tensors of the same number of channels.
+
+    Returns:
+        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: the blocks have
+        different positions, or channels repeat differently or hold others.
+    """
+    shapes = {tuple((b.positions, b.channels) for b in layout.blocks) for layout in layouts}
+    nested = any(segment.inner for layout in layouts for segment in layout.segments())
+    if len(shapes) > 1 or nested:
+        return None
+    cuts: list[tuple[str, int]] = []
+    for blocks in zip(*(layout.blocks for layout in layouts), strict=True):
+        ends = sorted({end for block in blocks for end in block.ends()})
+        pieces = [list(_pieces(block, ends)) for block in blocks]
+        repeats = {tuple(segment.repeat for segment, _ in block) for block in pieces}
+        if len(repeats) > 1:
+            return None
+        # As channels repeat alike, no end lies between the copies of one.
+        for segment, end in itertools.chain(*pieces):
+            if end < segment.size:
+                cuts.append((segment.group, end // segment.repeat))
+    return cuts
+
+
+def cuts_at(layout: Layout, offsets: Sequence[int]) -> list[tuple[str, int]] | None:
+    """Returns the cuts that make segments end at some offsets.
+
+    Args:
+        layout: The layout.
+        offsets: Numbers of channels, ascending.
+
+    Returns:
+        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: channels stand at
+        several positions, or an offset parts the copies of one or the channels in it.
+    """
+    block, *others = layout.blocks
+    if others or block.positions > 1:
+        return None
+    pieces = [(segment, end) for segment, end in _pieces(block, offsets) if end < segment.size]
+    if any(segment.inner or end % segment.repeat for segment, end in pieces):
+        return None
+    return [(segment.group, end // segment.repeat) for segment, end in pieces]
+
+
+def _pieces(block: Block, ends: Sequence[int]) -> Iterator[tuple[Segment, int]]:
+    """Yields for every end the segment it falls into, and where in the segment."""
+    starts = [0, *block.ends()]
+    for segment, (start, stop) in zip(block.segments, itertools.pairwise(starts), strict=True):
+        yield from ((segment, end - start) for end in ends if start < end <= stop)
