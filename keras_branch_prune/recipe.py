@@ -15,8 +15,8 @@ from keras import tree
 
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.common.arguments import number_up_to, require_integer, require_number
+from keras_branch_prune.data.shuffled import ShuffledArrays
 from keras_branch_prune.divergence import StopOnNonFinite
-from keras_branch_prune.shuffled import ShuffledArrays
 
 _BLEND_SHARE = 0.2
 

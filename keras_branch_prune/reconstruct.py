@@ -26,7 +26,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.calibration import read_batches
+from keras_branch_prune.data.batches import read_batches
+from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.building import LayerRunner
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value, as_array
@@ -35,7 +36,6 @@ from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
 from keras_branch_prune.least_squares import ColumnStatistics, Moments
-from keras_branch_prune.spool import Spool
 
 _ORIGINAL, _PRUNED = "original", "pruned"
 

@@ -23,9 +23,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.common.backend import require_tensorflow
+from keras_branch_prune.data.batches import Batch, read_batches
+from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import as_array
 from keras_branch_prune.graph.rewriting import pack
@@ -33,7 +34,6 @@ from keras_branch_prune.layers.alpha import alpha_layer, value_of
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.spool import Spool
 
 _HELD_OUT = 0.1
 """Share of the samples that are not trained on and decide which epoch is kept."""

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from keras_branch_prune.branch import branch
-from keras_branch_prune.calibration import Batch, read_batches
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.common.tables import format_table
+from keras_branch_prune.data.batches import Batch, read_batches
 from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.layers.alpha import set_alpha
 from keras_branch_prune.merge import merge

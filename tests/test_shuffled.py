@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_branch_prune.shuffled import ShuffledArrays
+from keras_branch_prune.data.shuffled import ShuffledArrays
 
 
 class Seen(keras.layers.Layer):

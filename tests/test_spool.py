@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_branch_prune.spool import Spool
+from keras_branch_prune.data.spool import Spool
 
 MIB = 2**20
 

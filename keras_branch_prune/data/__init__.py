@@ -1,0 +1,1 @@
+"""Samples in every form that `fit` takes, also when they are larger than memory."""
