@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.common.arguments import require_integer, require_samples
+from keras_branch_prune.common.arguments import require_integer
+from keras_branch_prune.data.datasets import require_samples
 from keras_branch_prune.layers.alpha import flatten_layers
 
 

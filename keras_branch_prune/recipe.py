@@ -15,6 +15,7 @@ from keras import tree
 
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.common.arguments import number_up_to, require_integer, require_number
+from keras_branch_prune.data.datasets import _check_data, _first
 from keras_branch_prune.data.shuffled import ShuffledArrays
 from keras_branch_prune.divergence import StopOnNonFinite
 
@@ -241,32 +242,3 @@ class Trainer:
     def _batch_size(self, data: Any) -> int | None:
         """Returns the batch size that data needs to be told."""
         return self.recipe.batch_size if isinstance(data, tuple) else None
-
-
-def _check_data(name: str, data: Any) -> None:
-    """Raises unless data can be read again for every epoch."""
-    dataset = isinstance(data, keras.utils.PyDataset) or hasattr(data, "cardinality")
-    if not dataset and not (isinstance(data, tuple) and len(data) in (2, 3)):
-        raise TypeError(
-            f"`{name}` must be (inputs, targets) or (inputs, targets, sample_weights) of arrays, "
-            "a `tf.data.Dataset` or a `keras.utils.PyDataset`. "
-            f"Received: {type(data).__name__}"
-        )
-    infinite = data.num_batches is None if isinstance(data, keras.utils.PyDataset) else False
-    if infinite or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
-        raise ValueError(f"`{name}` must be a dataset that ends. Received: an infinite one")
-
-
-def _first(dataset: Any, count: int) -> Any:
-    """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        dataset = (dataset[index] for index in range(dataset.num_batches))
-    found: list[Any] = []
-    samples = 0
-    for batch in dataset:
-        pair = batch[:2] if isinstance(batch, tuple) else (batch,)
-        found.append(tree.map_structure(keras.ops.convert_to_numpy, pair))
-        samples += len(tree.flatten(found[-1])[0])
-        if samples >= count:
-            break
-    return tree.map_structure(lambda *arrays: np.concatenate(arrays)[:count], *found)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,8 @@ from keras import ops
 
 from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.common.backend import require_tensorflow
-from keras_branch_prune.data.batches import Batch, read_batches
+from keras_branch_prune.data.batches import read_batches
+from keras_branch_prune.data.samples import _Samples
 from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import as_array
@@ -198,50 +199,6 @@ def _log_error(squares: Any) -> Any:
     """Returns the logarithm of the geometric mean of the relative squared errors."""
     energy = ops.maximum(squares[:, 1], np.finfo(np.float32).tiny)
     return ops.mean(ops.log(squares[:, 0] / energy + _FLOOR))
-
-
-class _Samples:
-    """Calibration inputs sample by sample, so that they can be shuffled.
-
-    Args:
-        spool: Where they are kept.
-        batches: Batches as `read_batches` yields them.
-    """
-
-    def __init__(self, spool: Spool, batches: Iterable[Batch]):
-        self._spool = spool
-        self._shapes: list[tuple[tuple[int, ...], ...]] = []
-        for arrays, _ in batches:
-            for sample in zip(*arrays, strict=True):
-                for position, part in enumerate(sample):
-                    self._spool.append((len(self._shapes), position), part[None])
-                self._shapes.append(tuple(part.shape for part in sample))
-        if len(self._shapes) < 2:
-            raise ValueError(
-                "`data` must have at least two samples, of which one is held out. "
-                f"Received: {len(self._shapes)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-    def grouped(self, order: Iterable[int], size: int) -> list[list[int]]:
-        """Returns samples in batches of one shape; some may be smaller than `size`."""
-        full: list[list[int]] = []
-        begun: dict[tuple, list[int]] = {}
-        for index in order:
-            batch = begun.setdefault(self._shapes[index], [])
-            batch.append(index)
-            if len(batch) == size:
-                full.append(begun.pop(self._shapes[index]))
-        return full + list(begun.values())
-
-    def read(self, batch: Sequence[int]) -> list[np.ndarray]:
-        """Returns the inputs of a batch, flat."""
-        return [
-            np.concatenate([next(self._spool.batches((index, position))) for index in batch])
-            for position in range(len(self._shapes[0]))
-        ]
 
 
 class _Training:

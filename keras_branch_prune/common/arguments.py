@@ -6,8 +6,6 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-from keras import tree
-
 
 def require_number(name: str, value: Any, in_range: Callable[[Any], bool], expected: str) -> float:
     """Returns `value` as a float, or raises `ValueError` unless it is a number in range."""
@@ -24,16 +22,6 @@ def require_integer(name: str, value: Any, at_least: int) -> int:
             f"`{name}` must be an integer of at least {at_least}. Received: {name}={value!r}"
         )
     return int(value)
-
-
-def require_samples(name: str, arrays: Any) -> int:
-    """Returns the number of samples, or raises `ValueError` unless all arrays have the same."""
-    counts = [len(array) for array in tree.flatten(arrays)]
-    if len(set(counts)) != 1 or not counts[0]:
-        raise ValueError(
-            f"`{name}` must have as many samples in every array, one at least. Received: {counts}"
-        )
-    return counts[0]
 
 
 def number_up_to(name: str, value: Any, at_most: float) -> float:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.common.arguments import require_samples
+from keras_branch_prune.data.datasets import require_samples
 
 
 class ShuffledArrays(keras.utils.PyDataset):
