@@ -36,7 +36,6 @@ from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
-from keras_branch_prune.linear_rules import LinearMap
 from keras_branch_prune.merge import merge
 from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
@@ -47,13 +46,9 @@ from keras_branch_prune.recipe import Recipe
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
-from keras_branch_prune.rule_kinds import (
-    Barrier,
-    Channelwise,
-    Concatenation,
-    Elementwise,
-)
-from keras_branch_prune.rules import register_rule
+from keras_branch_prune.rules.base import Barrier, Channelwise, Concatenation, Elementwise
+from keras_branch_prune.rules.linear import LinearMap
+from keras_branch_prune.rules.table import register_rule
 from keras_branch_prune.saliency import GroupData, register_saliency
 from keras_branch_prune.schedules import (
     AlphaSchedule,

@@ -31,11 +31,11 @@ from keras_branch_prune.layers.alpha import Alpha
 from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.linear_rules import LinearRule
 from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
 from keras_branch_prune.reconstruct import reconstruct
-from keras_branch_prune.rules import rule_for
-from keras_branch_prune.slicing_rules import SlicingRule
+from keras_branch_prune.rules.linear import LinearRule
+from keras_branch_prune.rules.slicing import SlicingRule
+from keras_branch_prune.rules.table import rule_for
 
 
 def branch(

@@ -12,9 +12,9 @@ from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
 from keras_branch_prune.common.disjoint_sets import DisjointSets
 from keras_branch_prune.graph.graph import Graph, Unit, Value
-from keras_branch_prune.rule_kinds import Elementwise
-from keras_branch_prune.rules import rule_for
-from keras_branch_prune.slicing_rules import SlicingRule
+from keras_branch_prune.rules.base import Elementwise
+from keras_branch_prune.rules.slicing import SlicingRule
+from keras_branch_prune.rules.table import rule_for
 
 _MAX_PASSES = 64
 _GATES = frozenset({"Multiply", "Divide", "TrueDivide"})

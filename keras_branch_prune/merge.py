@@ -16,8 +16,8 @@ from keras_branch_prune.layers.alpha import alpha_layer, get_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.linear_rules import LinearRule
-from keras_branch_prune.rules import rule_for
+from keras_branch_prune.rules.linear import LinearRule
+from keras_branch_prune.rules.table import rule_for
 
 
 def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:

@@ -14,9 +14,9 @@ from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.graph.rewriting import replace_units
 from keras_branch_prune.groups import Analysis, ChannelGroup
-from keras_branch_prune.linear_rules import LinearRule
-from keras_branch_prune.rules import rule_for
-from keras_branch_prune.slicing_rules import SlicingRule
+from keras_branch_prune.rules.linear import LinearRule
+from keras_branch_prune.rules.slicing import SlicingRule
+from keras_branch_prune.rules.table import rule_for
 
 
 def spread(group: ChannelGroup, width: int) -> np.ndarray:

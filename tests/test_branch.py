@@ -11,7 +11,7 @@ from keras import layers
 from models import build, error_between, perturb_maps, randomized
 
 import keras_branch_prune as kbp
-from keras_branch_prune import rules
+from keras_branch_prune.rules import table as rules
 
 
 def branched(name="conv_bn", **options):

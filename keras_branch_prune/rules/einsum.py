@@ -17,8 +17,8 @@ from keras_branch_prune.channels.kernels import (
 )
 from keras_branch_prune.channels.layouts import Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.linear_rules import Expands, LinearRule
-from keras_branch_prune.rule_kinds import Tracker, described
+from keras_branch_prune.rules.base import Tracker, described
+from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
 @dataclasses.dataclass(frozen=True)

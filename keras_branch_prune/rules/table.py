@@ -9,14 +9,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.application_rules import application_rules
-from keras_branch_prune.attention_rules import attention_rules
 from keras_branch_prune.channels.layouts import Layout
-from keras_branch_prune.einsum_rules import EinsumMap
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.linear_rules import EmbeddingMap, LinearMap, LinearRule
-from keras_branch_prune.operation_rules import operation_rules
-from keras_branch_prune.rule_kinds import (
+from keras_branch_prune.rules.applications import application_rules
+from keras_branch_prune.rules.attention import attention_rules
+from keras_branch_prune.rules.base import (
     Barrier,
     Channelwise,
     Concatenation,
@@ -28,8 +25,11 @@ from keras_branch_prune.rule_kinds import (
     Rule,
     channel_axis,
 )
-from keras_branch_prune.shape_rules import Flattening, Permutation, Reshaping
-from keras_branch_prune.slicing_rules import slicing_rules
+from keras_branch_prune.rules.einsum import EinsumMap
+from keras_branch_prune.rules.linear import EmbeddingMap, LinearMap, LinearRule
+from keras_branch_prune.rules.operations import operation_rules
+from keras_branch_prune.rules.shapes import Flattening, Permutation, Reshaping
+from keras_branch_prune.rules.slicing import slicing_rules
 
 
 def _data_format_axis(unit: Unit, value: Value, layout: Layout) -> bool:

@@ -7,7 +7,7 @@ import importlib
 
 from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.rule_kinds import Channelwise, Elementwise, Rule
+from keras_branch_prune.rules.base import Channelwise, Elementwise, Rule
 
 
 @dataclasses.dataclass(frozen=True)

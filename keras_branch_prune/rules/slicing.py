@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call
-from keras_branch_prune.rule_kinds import Rule, Tracker, Weightless, described, fix_all
+from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, fix_all
 
 
 class SlicingRule(Weightless, abc.ABC):

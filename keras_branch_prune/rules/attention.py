@@ -17,8 +17,8 @@ from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts, Se
 from keras_branch_prune.graph.attention import MAY_BE_MASKED, attention_inputs, why_whole
 from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.linear_rules import Expands, LinearMap, LinearRule
-from keras_branch_prune.rule_kinds import Barrier, Rule, Tracker, described, fix_all
+from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, fix_all
+from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
 @dataclasses.dataclass(frozen=True)

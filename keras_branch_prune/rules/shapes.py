@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Unit, Value
-from keras_branch_prune.rule_kinds import Tracker, Weightless, channel_axis, described
+from keras_branch_prune.rules.base import Tracker, Weightless, channel_axis, described
 
 
 @dataclasses.dataclass(frozen=True)

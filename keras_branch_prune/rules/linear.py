@@ -18,7 +18,7 @@ from keras_branch_prune.channels.kernels import (
 )
 from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
 from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rule_kinds import Tracker, channel_axis, described
+from keras_branch_prune.rules.base import Tracker, channel_axis, described
 
 Expands = Mapping[str, ChannelMatrices]
 """Role of an input → the map k → C that stands before it."""

@@ -11,14 +11,8 @@ from keras import ops
 
 from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.rule_kinds import Channelwise, Concatenation, Elementwise, Rule
-from keras_branch_prune.shape_rules import (
-    Expansion,
-    Permutation,
-    Reduction,
-    Reshaping,
-    Squeezing,
-)
+from keras_branch_prune.rules.base import Channelwise, Concatenation, Elementwise, Rule
+from keras_branch_prune.rules.shapes import Expansion, Permutation, Reduction, Reshaping, Squeezing
 
 _UNARY = (
     *("abs", "absolute", "cast", "celu", "ceil", "cos", "elu", "erf", "exp", "expm1", "floor"),

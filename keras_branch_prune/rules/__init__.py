@@ -1,0 +1,1 @@
+"""What every layer does to channels: one table, and the kinds of rules in it."""
