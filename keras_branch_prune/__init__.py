@@ -46,7 +46,9 @@ from keras_branch_prune.recipe import Recipe
 from keras_branch_prune.reconstruct import Fitting, reconstruct
 from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
-from keras_branch_prune.rules.base import Barrier, Channelwise, Concatenation, Elementwise
+from keras_branch_prune.rules.base import Barrier
+from keras_branch_prune.rules.channelwise import Channelwise
+from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap
 from keras_branch_prune.rules.table import register_rule
 from keras_branch_prune.saliency import GroupData, register_saliency

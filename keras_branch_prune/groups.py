@@ -12,7 +12,7 @@ from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
 from keras_branch_prune.common.disjoint_sets import DisjointSets
 from keras_branch_prune.graph.graph import Graph, Unit, Value
-from keras_branch_prune.rules.base import Elementwise
+from keras_branch_prune.rules.joining import Elementwise
 from keras_branch_prune.rules.slicing import SlicingRule
 from keras_branch_prune.rules.table import rule_for
 

@@ -7,7 +7,9 @@ import importlib
 
 from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.rules.base import Channelwise, Elementwise, Rule
+from keras_branch_prune.rules.base import Rule
+from keras_branch_prune.rules.channelwise import Channelwise
+from keras_branch_prune.rules.joining import Elementwise
 
 
 @dataclasses.dataclass(frozen=True)

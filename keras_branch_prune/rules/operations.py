@@ -11,7 +11,9 @@ from keras import ops
 
 from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.graph.graph import Unit, Value
-from keras_branch_prune.rules.base import Channelwise, Concatenation, Elementwise, Rule
+from keras_branch_prune.rules.base import Rule
+from keras_branch_prune.rules.channelwise import Channelwise
+from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.shapes import Expansion, Permutation, Reduction, Reshaping, Squeezing
 
 _UNARY = (

@@ -13,19 +13,16 @@ from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.graph.graph import Unit, Value
 from keras_branch_prune.rules.applications import application_rules
 from keras_branch_prune.rules.attention import attention_rules
-from keras_branch_prune.rules.base import (
-    Barrier,
+from keras_branch_prune.rules.base import Barrier, Rule, channel_axis
+from keras_branch_prune.rules.channelwise import (
     Channelwise,
-    Concatenation,
     Depthwise,
-    Elementwise,
     GivenStatistics,
     GroupedDepthwise,
     GroupNorm,
-    Rule,
-    channel_axis,
 )
 from keras_branch_prune.rules.einsum import EinsumMap
+from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import EmbeddingMap, LinearMap, LinearRule
 from keras_branch_prune.rules.operations import operation_rules
 from keras_branch_prune.rules.shapes import Flattening, Permutation, Reshaping

@@ -1,0 +1,80 @@
+"""The rules of layers that join tensors: merges and concatenations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras import tree
+
+from keras_branch_prune.channels.cuts import side_by_side
+from keras_branch_prune.channels.layouts import Layout, Layouts
+from keras_branch_prune.graph.graph import Call, Value
+from keras_branch_prune.rules.base import Tracker, Weightless, described, fix_all
+
+
+@dataclasses.dataclass(frozen=True)
+class Elementwise(Weightless):
+    """A merge of several tensors channel by channel (add, multiply …): ties their groups."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Ties all inputs but those that broadcast a single channel."""
+        known = [layout for layout in layouts if layout is not None]
+        if not known:
+            return None
+        where = described(call.unit)
+        # Broadcasting aligns the last axes, so axes are compared as counted from there.
+        axes = {
+            layout.axis - len(value.shape)
+            for layout, value in zip(layouts, call.inputs, strict=True)
+            if layout is not None
+        }
+        ranks = {len(value.shape) for value in call.inputs}
+        if len(axes) > 1 or (len(ranks) > 1 and axes != {-1}):
+            fix_all(layouts, tracker, f"{where} merges tensors of different ranks or axes")
+            return None
+        (axis,) = axes
+        if _has_constant_channels(call, axis):
+            fix_all(layouts, tracker, f"{where} has a constant for every channel")
+            return None
+        channels = call.outputs[0].shape[axis]
+        tied = [
+            layout
+            for layout, value in zip(layouts, call.inputs, strict=True)
+            if len(value.shape) >= -axis and value.shape[axis] == channels
+        ]
+        tracker.tie(tied, where)
+        layout = next((layout for layout in tied if layout is not None), None)
+        rank = len(call.outputs[0].shape)
+        return layout and dataclasses.replace(layout, axis=rank + axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenation(Weightless):
+    """Lays groups side by side along the channel axis, or ties them along another one."""
+
+    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+        """Returns the layout of the concatenated tensor."""
+        known = [layout for layout in layouts if layout is not None]
+        if not known:
+            return None
+        where = described(call.unit)
+        axes = {layout.axis for layout in known}
+        if len(axes) > 1:
+            fix_all(layouts, tracker, f"{where} merges tensors of different channel axes")
+            return None
+        (axis,) = axes
+        if call.unit.config["axis"] % len(call.outputs[0].shape) != axis:
+            tracker.tie(layouts, where)
+            return known[0] if len(known) == len(layouts) else None
+        parts = [
+            layout or tracker.fixed(axis, value.shape[axis])
+            for layout, value in zip(layouts, call.inputs, strict=True)
+        ]
+        return side_by_side(axis, parts)
+
+
+def _has_constant_channels(call: Call, axis: int) -> bool:
+    """Whether the call has an array among its arguments with a value per channel."""
+    leaves = tree.flatten((call.args, dict(call.kwargs)))
+    shapes = [getattr(leaf, "shape", ()) for leaf in leaves if not isinstance(leaf, Value)]
+    return any(len(shape) >= -axis and shape[axis] != 1 for shape in shapes)
