@@ -1,6 +1,9 @@
 """Structured pruning for Keras 3: narrow branches, blended in by callbacks, merged exactly."""
 
 from keras_branch_prune import zoo
+from keras_branch_prune.analysis.costs import count_macs, count_parameters
+from keras_branch_prune.analysis.groups import ChannelGroup
+from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
@@ -19,7 +22,6 @@ from keras_branch_prune.callbacks import (
     make_alpha_callback,
 )
 from keras_branch_prune.controls import standard_prune, train_from_scratch
-from keras_branch_prune.costs import count_macs, count_parameters
 from keras_branch_prune.distillation import Distiller
 from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
@@ -31,13 +33,11 @@ from keras_branch_prune.files.archive import ModelFileError
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
 from keras_branch_prune.fold_norm import fold_batch_norm
-from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.merge import merge
-from keras_branch_prune.plan import GroupPlan, PruningPlan
 from keras_branch_prune.planner import plan
 from keras_branch_prune.prune import prune
 from keras_branch_prune.pruning_result import PruningResult

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 
+from keras_branch_prune.analysis.groups import ChannelGroup
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.error_curves import Curves, error_curves
-from keras_branch_prune.groups import ChannelGroup
 from keras_branch_prune.width_choices import WidthChoices, width_choices
 
 ALLOCATIONS = ("uniform", "global")

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_branch_prune.analysis.costs import InputShape
 from keras_branch_prune.benchmark_backends import BACKENDS, Prepared, prepared_models
 from keras_branch_prune.benchmark_result import BenchmarkResult
 from keras_branch_prune.benchmark_rounds import (
@@ -25,7 +26,6 @@ from keras_branch_prune.benchmark_rounds import (
     warm_up,
 )
 from keras_branch_prune.benchmark_timing import VariantResult, make_timing
-from keras_branch_prune.costs import InputShape
 from keras_branch_prune.worker import BenchmarkError
 
 __all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 
 from keras_branch_prune import export_litert, export_onnx, export_openvino
+from keras_branch_prune.analysis.costs import Costs, InputShape, model_costs
 from keras_branch_prune.conversion import Format, require_packages
-from keras_branch_prune.costs import Costs, InputShape, model_costs
 from keras_branch_prune.export import export_saved_model, fits_frozen
 from keras_branch_prune.files.models import load_model, save_model
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+from keras_branch_prune.analysis.costs import InputShape
 from keras_branch_prune.benchmark_backends import BACKENDS, Prepared
 from keras_branch_prune.benchmark_timing import Peak
-from keras_branch_prune.costs import InputShape
 from keras_branch_prune.worker import Worker, start_worker
 
 _WARM_UP_CALLS = 3

@@ -22,16 +22,16 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.analysis.groups import Analysis, analyse
+from keras_branch_prune.analysis.pruning_plan import PruningPlan, check_plan, check_weights
 from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
-from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.layers.alpha import Alpha
 from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.plan import PruningPlan, check_plan, check_weights
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.rules.linear import LinearRule
 from keras_branch_prune.rules.slicing import SlicingRule

@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_branch_prune.analysis.groups import Analysis
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.data.batches import read_batches
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.graph import Graph, Value
-from keras_branch_prune.groups import Analysis
 
 Loss = Callable[[Any, Any], Any]
 """A Keras loss: `loss(targets, outputs)`."""

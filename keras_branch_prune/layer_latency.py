@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
-from keras_branch_prune.costs import graph_costs, layer_macs
+from keras_branch_prune.analysis.costs import graph_costs, layer_macs
 from keras_branch_prune.export import inference_function
 from keras_branch_prune.fold import inference_form
 from keras_branch_prune.graph.building import build_model

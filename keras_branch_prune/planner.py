@@ -9,13 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse
+from keras_branch_prune.analysis.pruning_plan import (
+    GroupPlan,
+    PruningPlan,
+    check_weights,
+    fingerprint,
+)
+from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 from keras_branch_prune.block_size import block_size
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.groups import Analysis, ChannelGroup, analyse
-from keras_branch_prune.plan import GroupPlan, PruningPlan, check_weights, fingerprint
 from keras_branch_prune.ranking import Ranking, rank
 from keras_branch_prune.saliency import SALIENCIES
-from keras_branch_prune.scopes import Selectors, in_scope, selection_record
 from keras_branch_prune.targets import (
     Latency,
     Record,

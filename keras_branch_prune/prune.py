@@ -10,13 +10,13 @@ from typing import Any
 
 import keras
 
+from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.branch import branch
 from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.layers.alpha import get_alpha
 from keras_branch_prune.merge import merge
-from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
 from keras_branch_prune.refine import refine

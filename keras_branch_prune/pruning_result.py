@@ -9,14 +9,14 @@ from typing import Any
 
 import keras
 
+from keras_branch_prune.analysis.costs import count_macs, count_parameters
+from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.costs import count_macs, count_parameters
 from keras_branch_prune.export import export_saved_model
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.plan import PruningPlan
 from keras_branch_prune.recipe import Trainer
 from keras_branch_prune.run_folder import RunFolder
 

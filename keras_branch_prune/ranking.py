@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.features import Features, GroupFeatures, measure_features
-from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.saliency import (
     SALIENCIES,
     GroupData,

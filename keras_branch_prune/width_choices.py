@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from keras_branch_prune.groups import ChannelGroup
+from keras_branch_prune.analysis.groups import ChannelGroup
 
 
 @dataclasses.dataclass(frozen=True)

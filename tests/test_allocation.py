@@ -9,9 +9,9 @@ from keras import layers
 from models import BUILDERS
 
 from keras_branch_prune.allocation import allocate
+from keras_branch_prune.analysis.groups import Analysis, analyse
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.groups import Analysis, analyse
 from keras_branch_prune.rules.table import output_kernel
 from keras_branch_prune.width_choices import width_choices
 

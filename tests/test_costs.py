@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_branch_prune.costs import count_macs, count_parameters, layer_macs, model_costs
+from keras_branch_prune.analysis.costs import count_macs, count_parameters, layer_macs, model_costs
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.layers.channel_map import ChannelMap
 

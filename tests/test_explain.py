@@ -8,7 +8,7 @@ from keras import layers
 from models import BUILDERS, build
 
 import keras_branch_prune as kbp
-from keras_branch_prune.costs import model_costs
+from keras_branch_prune.analysis.costs import model_costs
 
 
 def at_the_floor(model: keras.Model) -> keras.Model:

@@ -5,10 +5,10 @@ import pytest
 from keras import layers
 from models import BUILDERS, build
 
+from keras_branch_prune.analysis.costs import graph_costs, model_costs
+from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.cost_model import CostModel
-from keras_branch_prune.costs import graph_costs, model_costs
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.groups import analyse
 from keras_branch_prune.layer_latency import (
     LayerLatencies,
     latency_cost,

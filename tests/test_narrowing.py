@@ -4,11 +4,11 @@ import pytest
 from models import BUILDERS, build
 
 import keras_branch_prune as kbp
+from keras_branch_prune.analysis.groups import analyse
+from keras_branch_prune.analysis.narrowing import narrowed_graph
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.graph.equivalence import check_equivalent
-from keras_branch_prune.groups import analyse
-from keras_branch_prune.narrowing import narrowed_graph
 
 
 @pytest.mark.parametrize("name", BUILDERS)

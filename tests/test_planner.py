@@ -9,7 +9,7 @@ from models import build, randomized
 
 import keras_branch_prune as kbp
 from keras_branch_prune import planner, targets
-from keras_branch_prune.costs import graph_costs
+from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.layer_latency import LayerLatencies
 

@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 from models import build
 
+from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.groups import analyse
 from keras_branch_prune.ranking import Ranking, rank
 from keras_branch_prune.saliency import SALIENCIES
 

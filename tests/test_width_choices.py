@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from keras_branch_prune.groups import ChannelGroup
+from keras_branch_prune.analysis.groups import ChannelGroup
 from keras_branch_prune.width_choices import WidthChoices, width_choices, width_multiple
 
 

@@ -9,10 +9,10 @@ import json
 import os
 from typing import Any
 
+from keras_branch_prune.analysis.groups import Analysis
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.graph.graph import Graph, is_finite
-from keras_branch_prune.groups import Analysis
 from keras_branch_prune.layers.alpha import Alpha
 
 _FORMAT = 2

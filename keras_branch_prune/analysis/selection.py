@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from keras_branch_prune.groups import ChannelGroup
+from keras_branch_prune.analysis.groups import ChannelGroup
 
 Selector = str | Callable[[ChannelGroup], bool]
 """A group's or producing layer's name, a glob of them such as `encoder__*`, or a predicate."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from keras import tree
 
+from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.channels.kernels import ChannelMatrices
 from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
 from keras_branch_prune.graph.rewriting import replace_units
-from keras_branch_prune.groups import Analysis, ChannelGroup
 from keras_branch_prune.rules.linear import LinearRule
 from keras_branch_prune.rules.slicing import SlicingRule
 from keras_branch_prune.rules.table import rule_for
