@@ -22,8 +22,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.analysis.groups import Analysis, analyse
-from keras_branch_prune.analysis.pruning_plan import PruningPlan, check_plan, check_weights
+from keras_branch_prune.analysis.groups import Analysis, analyse, check_weights
+from keras_branch_prune.analysis.pruning_plan import PruningPlan, check_plan
 from keras_branch_prune.channels.layouts import Kept, Layout
 from keras_branch_prune.graph.building import ModelBuilder
 from keras_branch_prune.graph.canonical import canonical

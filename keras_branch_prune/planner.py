@@ -9,16 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse
-from keras_branch_prune.analysis.pruning_plan import (
-    GroupPlan,
-    PruningPlan,
-    check_weights,
-    fingerprint,
+from keras_branch_prune.analysis.groups import (
+    ChannelGroup,
+    analyse_prunable,
 )
+from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 from keras_branch_prune.block_size import block_size
-from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.ranking import Ranking, rank
 from keras_branch_prune.saliency import SALIENCIES
 from keras_branch_prune.targets import (
@@ -140,23 +137,6 @@ def plan(
         *_record("seed", seed),
     )
     return PruningPlan(model.name, fingerprint(analysis), made, groups)
-
-
-def analyse_prunable(model: keras.Model) -> Analysis:
-    """Returns the channel groups of a model.
-
-    Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If it cannot be analysed, is branched already, has weights that are not finite,
-            or has nothing to prune.
-    """
-    graph = canonical(model)
-    check_weights(graph)
-    analysis = analyse(graph)
-    if not any(group.prunable for group in analysis.groups):
-        reasons = "".join(f"\n  {group.name}: {group.reason}" for group in analysis.groups)
-        raise ValueError(f"`model` has no channel group that can be pruned:{reasons}")
-    return analysis
 
 
 def _group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
+from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse_prunable
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope
 from keras_branch_prune.branch import branch
@@ -17,7 +17,6 @@ from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.data.batches import Batch, read_batches
 from keras_branch_prune.layers.alpha import set_alpha
 from keras_branch_prune.merge import merge
-from keras_branch_prune.planner import analyse_prunable
 from keras_branch_prune.ranking import Ranking, rank
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.width_choices import nearest_width

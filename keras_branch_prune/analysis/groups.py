@@ -8,10 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from keras_branch_prune.channels.layouts import Layout
 from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
 from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph.graph import Graph, Unit, Value
+from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.graph.graph import Graph, Unit, Value, is_finite
+from keras_branch_prune.layers.alpha import Alpha
 from keras_branch_prune.rules.joining import Elementwise
 from keras_branch_prune.rules.slicing import SlicingRule
 from keras_branch_prune.rules.table import rule_for
@@ -233,3 +237,33 @@ def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
         groups[root] = math.lcm(groups.get(root, 1), parts)
     roots = {value: sets.find(value) for value, _, _, _ in consumers}
     return {value: Exit(names[root], groups[root]) for value, root in roots.items()}
+
+
+def check_weights(graph: Graph) -> None:
+    """Raises `ValueError` if the model is branched already or has a NaN or infinite weight."""
+    if any(call.unit.cls is Alpha for call in graph.calls):
+        raise ValueError(f"`model` must not be branched already. Received: '{graph.name}'")
+    for unit in dict.fromkeys(call.unit for call in graph.calls):
+        for array in unit.arrays():
+            if not is_finite(array):
+                raise ValueError(
+                    f"`model` must have finite weights. Received: layer '{unit.name}' "
+                    f"({unit.cls.__name__}) with NaN or infinite values"
+                )
+
+
+def analyse_prunable(model: keras.Model) -> Analysis:
+    """Returns the channel groups of a model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it cannot be analysed, is branched already, has weights that are not finite,
+            or has nothing to prune.
+    """
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    if not any(group.prunable for group in analysis.groups):
+        reasons = "".join(f"\n  {group.name}: {group.reason}" for group in analysis.groups)
+        raise ValueError(f"`model` has no channel group that can be pruned:{reasons}")
+    return analysis

@@ -12,8 +12,6 @@ from typing import Any
 from keras_branch_prune.analysis.groups import Analysis
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.graph.graph import Graph, is_finite
-from keras_branch_prune.layers.alpha import Alpha
 
 _FORMAT = 2
 
@@ -116,19 +114,6 @@ class PruningPlan:
         """Reads a plan that `save` wrote."""
         with open(path, encoding="utf-8") as file:
             return cls.from_json(file.read())
-
-
-def check_weights(graph: Graph) -> None:
-    """Raises `ValueError` if the model is branched already or has a NaN or infinite weight."""
-    if any(call.unit.cls is Alpha for call in graph.calls):
-        raise ValueError(f"`model` must not be branched already. Received: '{graph.name}'")
-    for unit in dict.fromkeys(call.unit for call in graph.calls):
-        for array in unit.arrays():
-            if not is_finite(array):
-                raise ValueError(
-                    f"`model` must have finite weights. Received: layer '{unit.name}' "
-                    f"({unit.cls.__name__}) with NaN or infinite values"
-                )
 
 
 def fingerprint(analysis: Analysis) -> str:
