@@ -51,7 +51,7 @@ from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap
 from keras_branch_prune.rules.table import register_rule
-from keras_branch_prune.saliency import GroupData, register_saliency
+from keras_branch_prune.saliency.criteria import GroupData, register_saliency
 from keras_branch_prune.schedules import (
     AlphaSchedule,
     CosineDecay,

@@ -22,7 +22,7 @@ from keras_branch_prune.planner import plan as make_plan
 from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
 from keras_branch_prune.run_folder import RunFolder
-from keras_branch_prune.saliency import SALIENCIES
+from keras_branch_prune.saliency.criteria import SALIENCIES
 from keras_branch_prune.stages import calibration_data, finetuned, planned, run_settings
 
 Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]

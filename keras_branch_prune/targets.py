@@ -26,7 +26,7 @@ from keras_branch_prune.latency import (
     share_of_milliseconds,
 )
 from keras_branch_prune.layer_latency import latency_cost, layer_latencies
-from keras_branch_prune.ranking import Ranking
+from keras_branch_prune.saliency.ranking import Ranking
 from keras_branch_prune.width_choices import WidthChoices, nearest_width, width_choices
 
 Widths = Mapping[str, float] | float

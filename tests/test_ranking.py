@@ -9,8 +9,8 @@ from models import build
 from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.ranking import Ranking, rank
-from keras_branch_prune.saliency import SALIENCIES
+from keras_branch_prune.saliency.criteria import SALIENCIES
+from keras_branch_prune.saliency.ranking import Ranking, rank
 
 
 def ranked(model: keras.Model, saliency: str = "l1", calibration=None, **options) -> Ranking:

@@ -8,9 +8,8 @@ from models import build
 
 import keras_branch_prune as kbp
 from keras_branch_prune.channels.tracker import ChannelRun
-from keras_branch_prune.features import GroupFeatures
 from keras_branch_prune.graph.graph import Unit
-from keras_branch_prune.saliency import (
+from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
     channel_scores,
@@ -18,6 +17,7 @@ from keras_branch_prune.saliency import (
     pivots,
     register_saliency,
 )
+from keras_branch_prune.saliency.features import GroupFeatures
 
 KERNELS = (
     np.array([[3.0, 0.0, -1.0, 0.0], [4.0, 1.0, 1.0, 0.0]]),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_branch_prune.channels.tracker import ChannelRun
-from keras_branch_prune.features import GroupFeatures
 from keras_branch_prune.rules.table import output_kernel
+from keras_branch_prune.saliency.features import GroupFeatures
 
 NEEDS = ("weights", "calibration", "loss")
 """What a criterion may need: each includes those before it."""

@@ -10,14 +10,14 @@ import keras
 import numpy as np
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.features import Features, GroupFeatures, measure_features
-from keras_branch_prune.saliency import (
+from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
     channel_scores,
     keeping_order,
     pivots,
 )
+from keras_branch_prune.saliency.features import Features, GroupFeatures, measure_features
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
