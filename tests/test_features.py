@@ -13,7 +13,8 @@ from keras_branch_prune.channels.cuts import side_by_side
 from keras_branch_prune.channels.layouts import Block, Layout, Segment
 from keras_branch_prune.data.batches import BATCH_SIZE
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.saliency.features import Features, _Gradients, measure_features
+from keras_branch_prune.saliency.features import Features, measure_features
+from keras_branch_prune.saliency.gradients import _Gradients
 
 
 def features(model: keras.Model, data, **options) -> Features:

@@ -14,10 +14,10 @@ from keras_branch_prune.saliency.criteria import (
     GroupData,
     channel_scores,
     keeping_order,
-    pivots,
     register_saliency,
 )
 from keras_branch_prune.saliency.features import GroupFeatures
+from keras_branch_prune.saliency.pivoting import pivots
 
 KERNELS = (
     np.array([[3.0, 0.0, -1.0, 0.0], [4.0, 1.0, 1.0, 0.0]]),

@@ -15,9 +15,9 @@ from keras_branch_prune.saliency.criteria import (
     GroupData,
     channel_scores,
     keeping_order,
-    pivots,
 )
 from keras_branch_prune.saliency.features import Features, GroupFeatures, measure_features
+from keras_branch_prune.saliency.pivoting import pivots
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

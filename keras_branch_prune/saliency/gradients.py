@@ -1,0 +1,110 @@
+"""Gradients of a model's outputs, or of a loss, at tensors inside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_branch_prune.graph.building import build_model
+from keras_branch_prune.graph.graph import Graph, Value
+
+Loss = Callable[[Any, Any], Any]
+"""A Keras loss: `loss(targets, outputs)`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """The features of one batch at all exits, the gradients there, and |y|² of the outputs.
+
+    Args:
+        features: One array per exit.
+        moves: Gradients of the outputs with random signs.
+        slopes: Gradients of the loss, if there is one.
+        energy: Sum of the squared outputs.
+    """
+
+    features: Sequence[np.ndarray]
+    moves: Sequence[np.ndarray]
+    slopes: Sequence[np.ndarray]
+    energy: float
+
+
+class _Gradients:
+    """Runs a model and returns what is at the exits, and the gradients there."""
+
+    def __init__(self, graph: Graph, exits: Sequence[Value], loss: Any, seed: int):
+        self._graph = graph
+        outputs = {"exits": list(exits), "outputs": graph.outputs}
+        self._model = build_model(dataclasses.replace(graph, outputs=outputs))
+        self._loss: Loss | None = None if loss is None else keras.losses.get(loss)
+        self._rng = np.random.default_rng(seed)
+        self._traced: Callable[..., tuple] | None = None
+
+    def __call__(self, inputs: Sequence[np.ndarray], targets: Any) -> _Batch:
+        """Returns the features and gradients of one batch."""
+        if self._loss is not None and targets is None:
+            raise ValueError(
+                "`calibration` must be (inputs, targets), or batches of them, where a criterion "
+                "needs the loss. Received: inputs only"
+            )
+        seeds = self._rng.integers(2**31, size=len(self._graph.output_values))
+        tensors = [tf.convert_to_tensor(array) for array in (*inputs, seeds)]
+        if self._loss is not None:
+            tensors += [tf.convert_to_tensor(target) for target in tree.flatten(targets)]
+        if self._traced is None:
+            self._traced = self._trace(tensors)
+        features, moves, slopes, energy = self._traced(*tensors)
+        return _Batch(_arrays(features), _arrays(moves), _arrays(slopes), float(energy))
+
+    def _trace(self, tensors: Sequence[Any]) -> Callable[..., tuple]:
+        """Returns the function for batches of any size, of tensors like these."""
+        shapes = [value.shape for value in self._graph.input_values]
+        seeds, *targets = (x.shape for x in tensors[len(shapes) :])
+        shapes += [seeds, *((None, *shape[1:]) for shape in targets)]
+        specs = [tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True)]
+        return tf.function(self._differentiate, autograph=False).get_concrete_function(*specs)
+
+    def _differentiate(self, *tensors: Any) -> tuple:
+        count = len(self._graph.input_values)
+        arrays, seeds, targets = tensors[:count], tensors[count], tensors[count + 1 :]
+        by_value = dict(zip(self._graph.input_values, arrays, strict=True))
+        inputs = tree.map_structure(by_value.__getitem__, self._graph.inputs)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x for x in arrays if x.dtype.is_floating])
+            results = self._model(inputs, training=False)
+            outputs = tree.flatten(results["outputs"])
+            projected = tf.add_n(list(map(_with_random_signs, outputs, tf.unstack(seeds))))
+            loss = self._sum_of_losses(targets, outputs) if self._loss else None
+        exits = results["exits"]
+        moves = tape.gradient(projected, exits, unconnected_gradients="zero")
+        slopes = [] if loss is None else tape.gradient(loss, exits, unconnected_gradients="zero")
+        energy = tf.add_n([tf.reduce_sum(tf.square(tf.cast(y, tf.float32))) for y in outputs])
+        return exits, moves, slopes, energy
+
+    def _sum_of_losses(self, targets: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """Returns the sum over samples, so that every gradient is that of a sample's own loss."""
+        assert self._loss is not None
+        if len(targets) != len(outputs):
+            raise ValueError(
+                f"`calibration` must have targets for all {len(outputs)} outputs. "
+                f"Received: {len(targets)}"
+            )
+        samples = tf.cast(tf.shape(outputs[0])[0], tf.float32)
+        losses = [self._loss(t, y) for t, y in zip(targets, outputs, strict=True)]
+        return samples * tf.add_n([tf.reduce_mean(tf.cast(x, tf.float32)) for x in losses])
+
+
+def _arrays(tensors: Sequence[Any]) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _with_random_signs(tensor: Any, seed: Any) -> Any:
+    """Returns the sum of a tensor whose numbers have been given random signs."""
+    draws = tf.random.stateless_uniform(tf.shape(tensor), [seed, 0])
+    return tf.reduce_sum(tf.cast(tensor, tf.float32) * tf.where(draws < 0.5, -1.0, 1.0))
