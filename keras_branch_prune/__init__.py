@@ -51,6 +51,7 @@ from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap
 from keras_branch_prune.rules.table import register_rule
+from keras_branch_prune.runtimes.process import BenchmarkError
 from keras_branch_prune.saliency.criteria import GroupData, register_saliency
 from keras_branch_prune.schedules import (
     AlphaSchedule,
@@ -64,7 +65,6 @@ from keras_branch_prune.schedules import (
 from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.targets import Latency
 from keras_branch_prune.verify import ExportError
-from keras_branch_prune.worker import BenchmarkError
 
 __all__ = [
     "Alpha",

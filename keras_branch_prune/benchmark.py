@@ -26,7 +26,7 @@ from keras_branch_prune.benchmark_rounds import (
     warm_up,
 )
 from keras_branch_prune.benchmark_timing import VariantResult, make_timing
-from keras_branch_prune.worker import BenchmarkError
+from keras_branch_prune.runtimes.process import BenchmarkError
 
 __all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]
 

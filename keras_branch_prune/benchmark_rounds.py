@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from keras_branch_prune.analysis.costs import InputShape
 from keras_branch_prune.benchmark_backends import BACKENDS, Prepared
 from keras_branch_prune.benchmark_timing import Peak
-from keras_branch_prune.worker import Worker, start_worker
+from keras_branch_prune.runtimes.process import Worker, start_worker
 
 _WARM_UP_CALLS = 3
 _CALLS_PER_ROUND = 3

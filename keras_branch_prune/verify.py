@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,11 @@ from keras import tree
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import outputs_in_float64, random_inputs, relative_error
+from keras_branch_prune.runtimes.process import command_line
 
 _BATCHES = (1, 3)
 _TIMEOUT_S = 900
 _ERROR_TAIL = 2000
-_SCRIPT = Path(__file__).with_name("_reload_worker.py")
 
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
 _TOLERANCE = 1e-5
@@ -151,7 +150,7 @@ def _reload_and_run(
 def _run_worker(arguments: Sequence[str]) -> None:
     try:
         process = subprocess.run(
-            [sys.executable, str(_SCRIPT), *arguments],
+            command_line("reload_worker", *arguments),
             capture_output=True,
             text=True,
             errors="replace",

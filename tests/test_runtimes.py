@@ -10,10 +10,10 @@ import pytest
 from keras import tree
 
 import keras_branch_prune as kbp
-from keras_branch_prune import _benchmark_worker
-from keras_branch_prune._runtime import Input, Options, Runtime
-from keras_branch_prune._runtimes import RUNTIMES
-from keras_branch_prune.worker import start_worker
+from keras_branch_prune.runtimes import worker as _benchmark_worker
+from keras_branch_prune.runtimes.base import Input, Options, Runtime
+from keras_branch_prune.runtimes.process import start_worker
+from keras_branch_prune.runtimes.table import RUNTIMES
 
 SCRIPTS = Path(_benchmark_worker.__file__).parent
 RUNTIME_IMPORTS = {
@@ -40,7 +40,7 @@ def _imports(node):
     return {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["_runtimes", "_tensorflow_runtimes"])
+@pytest.mark.parametrize("name", ["table", "tensorflow"])
 def test_a_runtime_imports_itself_only(name):
     body = ast.parse((SCRIPTS / f"{name}.py").read_text()).body
     for node in body:
@@ -48,16 +48,12 @@ def test_a_runtime_imports_itself_only(name):
             assert _imports(node) == RUNTIME_IMPORTS[node.name]
 
 
-@pytest.mark.parametrize("name", ["_benchmark_worker", "_reload_worker", "_runtime", "_runtimes"])
+@pytest.mark.parametrize("name", ["worker", "reload_worker", "base", "table"])
 def test_the_scripts_import_numpy_and_each_other_only(name):
     nodes = ast.parse((SCRIPTS / f"{name}.py").read_text()).body
     outside = [node for node in nodes if not isinstance(node, ast.ClassDef)]
     found = set().union(*map(_imports, outside)) - {"numpy"}
-    assert {x.removeprefix("keras_branch_prune.") for x in found} <= {
-        "_runtime",
-        "_runtimes",
-        "_tensorflow_runtimes",
-    }
+    assert found <= {"base", "table", "tensorflow"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 
-from keras_branch_prune import worker
-from keras_branch_prune.worker import BenchmarkError, start_worker
+from keras_branch_prune.runtimes import process as worker
+from keras_branch_prune.runtimes.process import BenchmarkError, start_worker
 
 OPTIONS = {"path": "", "device": "cpu", "threads": None, "input_shape": None}
 
@@ -13,7 +15,9 @@ def script(tmp_path, monkeypatch):
     def replace(code):
         path = tmp_path / "worker.py"
         path.write_text(code)
-        monkeypatch.setattr(worker, "_SCRIPT", path)
+        monkeypatch.setattr(
+            worker, "command_line", lambda module, *arguments: [sys.executable, str(path)]
+        )
 
     return replace
 

@@ -1,14 +1,10 @@
 """All runtimes by name, as the worker scripts use them; each is imported only when it is made."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING or __package__:
-    from keras_branch_prune._runtime import Input, Options, Run, Runtime
-    from keras_branch_prune._tensorflow_runtimes import Keras, MatMul, SavedModel
-else:  # a script finds what is in its folder
-    from _runtime import Input, Options, Run, Runtime
-    from _tensorflow_runtimes import Keras, MatMul, SavedModel
+from .base import Input, Options, Run, Runtime
+from .tensorflow import Keras, MatMul, SavedModel
 
 
 class LiteRT(Runtime):

@@ -7,20 +7,17 @@ the number of cases. In the files input or output i of case k is the array `k_i`
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING or __package__:
-    from keras_branch_prune._runtime import Options
-    from keras_branch_prune._runtimes import RUNTIMES
-else:  # a script finds what is in its folder
-    from _runtime import Options
-    from _runtimes import RUNTIMES
+from .base import Options
+from .table import RUNTIMES
 
 
-def main(backend: str, path: str, source: str, target: str, task: str) -> None:
+def main() -> None:
     """Runs all cases and stores their outputs."""
+    backend, path, source, target, task = sys.argv[1:]
     names = json.loads(task)
     runtime = RUNTIMES[backend]()
     runtime.load(path, Options())
@@ -38,9 +35,3 @@ def main(backend: str, path: str, source: str, target: str, task: str) -> None:
 
 def _storable(array: Any) -> Any:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
-
-
-if __name__ == "__main__":
-    # The folder of this script holds the package's modules, which must not hide others.
-    sys.path.pop(0)
-    main(*sys.argv[1:])

@@ -14,8 +14,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = Path(__file__).with_name("_benchmark_worker.py")
+# Makes this folder a package of its own: the process needs nothing of the one around it.
+_START = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("runtimes", sys.argv.pop(1))
+sys.modules["runtimes"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["runtimes"])
+importlib.import_module("runtimes." + sys.argv.pop(1)).main()
+"""
+_PACKAGE = Path(__file__).with_name("__init__.py")
 _ERROR_TAIL = 2000
+
+
+def command_line(module: str, *arguments: str) -> list[str]:
+    """Returns the command that runs `main` of a module of this folder in a fresh process."""
+    return [sys.executable, "-c", _START, str(_PACKAGE), module, *arguments]
 
 
 class BenchmarkError(RuntimeError):
@@ -91,9 +104,13 @@ def start_worker(label: str, options: Mapping[str, Any], timeout: float) -> Iter
     environment = dict(os.environ)
     if options["device"] == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    if options.get("backend") == "keras":
+        # The models may have layers of this package, wherever it was imported from.
+        known = [str(_PACKAGE.parents[2]), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, known))
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), json.dumps(options)],
+            command_line("worker", json.dumps(options)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -5,14 +5,9 @@ models may contain layers of it.
 """
 
 import importlib
-import os
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING or __package__:
-    from keras_branch_prune._runtime import Input, Options, Run, Runtime
-else:  # a script finds what is in its folder
-    from _runtime import Input, Options, Run, Runtime
+from .base import Input, Options, Run, Runtime
 
 
 class TensorFlow(Runtime):
@@ -78,13 +73,10 @@ class Keras(TensorFlow):
     """`predict_on_batch` of a `.keras` file."""
 
     def __init__(self) -> None:
-        package = os.path.dirname(os.path.abspath(__file__))
-        sys.path.insert(0, os.path.dirname(package))
         import keras
 
         # So that Keras knows the layers of branched models.
         importlib.import_module("keras_branch_prune")
-        sys.path.pop(0)
         super().__init__()
         self._keras: Any = keras
         self.versions["Keras"] = keras.__version__

@@ -10,14 +10,10 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING or __package__:
-    from keras_branch_prune._runtime import Input, Options, Run
-    from keras_branch_prune._runtimes import RUNTIMES
-else:  # a script finds what is in its folder
-    from _runtime import Input, Options, Run
-    from _runtimes import RUNTIMES
+from .base import Input, Options, Run
+from .table import RUNTIMES
 
 
 def peak_ram_mib() -> float | None:
@@ -103,9 +99,6 @@ def random_array(name: str, value: Input, batch_size: int, input_shape: Any) -> 
 
 def main() -> None:
     """Answers commands until the input ends."""
-    # A script's folder is searched first: the package's modules would hide others of their name.
-    folder = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
     # Whatever libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -120,7 +113,3 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         answer(commands[message.pop("command")](**message))
-
-
-if __name__ == "__main__":
-    main()
