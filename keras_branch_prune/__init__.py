@@ -25,14 +25,15 @@ from keras_branch_prune.controls import standard_prune, train_from_scratch
 from keras_branch_prune.distillation import Distiller
 from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
-from keras_branch_prune.export import export_saved_model
-from keras_branch_prune.export_litert import export_litert
-from keras_branch_prune.export_onnx import export_onnx
-from keras_branch_prune.export_openvino import export_openvino
+from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
+from keras_branch_prune.exporting.litert import export_litert
+from keras_branch_prune.exporting.onnx import export_onnx
+from keras_branch_prune.exporting.openvino import export_openvino
+from keras_branch_prune.exporting.saved_model import export_saved_model
+from keras_branch_prune.exporting.verification import ExportError
 from keras_branch_prune.files.archive import ModelFileError
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
-from keras_branch_prune.fold_norm import fold_batch_norm
 from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
@@ -64,7 +65,6 @@ from keras_branch_prune.schedules import (
 )
 from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.targets import Latency
-from keras_branch_prune.verify import ExportError
 
 __all__ = [
     "Alpha",

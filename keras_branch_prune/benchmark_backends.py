@@ -10,10 +10,18 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune import export_litert, export_onnx, export_openvino
 from keras_branch_prune.analysis.costs import Costs, InputShape, model_costs
-from keras_branch_prune.conversion import Format, require_packages
-from keras_branch_prune.export import export_saved_model, fits_frozen
+from keras_branch_prune.exporting import (
+    litert as export_litert,
+)
+from keras_branch_prune.exporting import (
+    onnx as export_onnx,
+)
+from keras_branch_prune.exporting import (
+    openvino as export_openvino,
+)
+from keras_branch_prune.exporting.formats import Format, require_packages
+from keras_branch_prune.exporting.saved_model import export_saved_model, fits_frozen
 from keras_branch_prune.files.models import load_model, save_model
 
 _Export = Callable[[keras.Model, Path], object]

@@ -12,7 +12,7 @@ import keras
 from keras_branch_prune.analysis.costs import count_macs, count_parameters
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.export import export_saved_model
+from keras_branch_prune.exporting.saved_model import export_saved_model
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model
 from keras_branch_prune.graph.building import build_model

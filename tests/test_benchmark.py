@@ -9,7 +9,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.benchmark import BenchmarkError, benchmark
 from keras_branch_prune.benchmark_backends import BACKENDS
 from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.export import export_saved_model
+from keras_branch_prune.exporting.saved_model import export_saved_model
 
 
 def _dense(units=4, shape=(6,), **kwargs):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import keras_branch_prune as kbp
-from keras_branch_prune import verify
-from keras_branch_prune.export import ExportError
+from keras_branch_prune.exporting import verification as verify
+from keras_branch_prune.exporting.saved_model import ExportError
 
 FORMATS = {
     "litert": (kbp.export_litert, "m.tflite", "ai_edge_litert"),

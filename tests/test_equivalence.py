@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune import verify
+from keras_branch_prune.exporting import verification as verify
 from keras_branch_prune.graph.equivalence import (
     check_equivalent,
     outputs_in_float64,

@@ -8,8 +8,9 @@ import tensorflow as tf
 from export_cases import assert_round_trip
 from keras import layers
 
-from keras_branch_prune import export, verify
-from keras_branch_prune.export import ExportError, export_saved_model
+from keras_branch_prune.exporting import saved_model as export
+from keras_branch_prune.exporting import verification as verify
+from keras_branch_prune.exporting.saved_model import ExportError, export_saved_model
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 

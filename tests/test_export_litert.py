@@ -5,8 +5,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from export_cases import assert_round_trip, build, size
 
-from keras_branch_prune.export import ExportError
-from keras_branch_prune.export_litert import export_litert
+from keras_branch_prune.exporting.litert import export_litert
+from keras_branch_prune.exporting.saved_model import ExportError
 
 
 def _load(path):

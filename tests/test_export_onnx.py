@@ -7,9 +7,9 @@ import onnxruntime
 import pytest
 from export_cases import assert_round_trip, build, size
 
-from keras_branch_prune import onnx_weights
-from keras_branch_prune.export import ExportError
-from keras_branch_prune.export_onnx import export_onnx
+from keras_branch_prune.exporting import onnx_weights
+from keras_branch_prune.exporting.onnx import export_onnx
+from keras_branch_prune.exporting.saved_model import ExportError
 
 
 def _run(path):

@@ -5,8 +5,8 @@ import openvino
 import pytest
 from export_cases import assert_round_trip, build, size
 
-from keras_branch_prune.export import ExportError
-from keras_branch_prune.export_openvino import export_openvino
+from keras_branch_prune.exporting.openvino import export_openvino
+from keras_branch_prune.exporting.saved_model import ExportError
 
 
 def _run(path):

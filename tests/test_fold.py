@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_branch_prune.fold import inference_form
+from keras_branch_prune.exporting.inference_form import inference_form
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 from keras.initializers import RandomUniform
 
-from keras_branch_prune.fold_norm import fold_batch_norm
+from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 IMAGE, SERIES = (6, 8, 4), (9, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from keras_branch_prune.fold_norm import fold_batch_normalization
+from keras_branch_prune.exporting.batch_norm_folding import fold_batch_normalization
 from keras_branch_prune.graph.attention import fuse_attention
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical

@@ -12,11 +12,15 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.export import require_tensorflow, serving_function, serving_names
+from keras_branch_prune.exporting.inference_form import inference_form
+from keras_branch_prune.exporting.saved_model import (
+    require_tensorflow,
+    serving_function,
+    serving_names,
+)
+from keras_branch_prune.exporting.verification import ExportError, Names, verify_reloaded
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.fold import inference_form
 from keras_branch_prune.graph.rewriting import unique_name
-from keras_branch_prune.verify import ExportError, Names, verify_reloaded
 
 _LONGEST_REASON = 1000
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_branch_prune.conversion import Format, Served, export_converted, file_target
-from keras_branch_prune.export import frozen
-from keras_branch_prune.onnx_weights import store_weights
+from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
+from keras_branch_prune.exporting.onnx_weights import store_weights
+from keras_branch_prune.exporting.saved_model import frozen
 
 FORMAT = Format(
     title="ONNX",

@@ -15,10 +15,10 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from keras_branch_prune.exporting.inference_form import inference_form
+from keras_branch_prune.exporting.verification import ExportError, Names, verify_reloaded
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.fold import inference_form
 from keras_branch_prune.graph.rewriting import unique_name
-from keras_branch_prune.verify import ExportError, Names, verify_reloaded
 
 __all__ = ["ExportError", "export_saved_model"]
 

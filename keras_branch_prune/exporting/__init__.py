@@ -1,0 +1,1 @@
+"""Writes a model for a runtime, and proves that it computes the same there."""
