@@ -21,7 +21,8 @@ from keras_branch_prune.exporting import (
     openvino as export_openvino,
 )
 from keras_branch_prune.exporting.formats import Format, require_packages
-from keras_branch_prune.exporting.saved_model import export_saved_model, fits_frozen
+from keras_branch_prune.exporting.saved_model import export_saved_model
+from keras_branch_prune.exporting.serving import fits_frozen
 from keras_branch_prune.files.models import load_model, save_model
 
 _Export = Callable[[keras.Model, Path], object]

@@ -14,7 +14,7 @@ from keras import layers, tree
 
 from keras_branch_prune.analysis.costs import graph_costs, layer_macs
 from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.exporting.saved_model import inference_function
+from keras_branch_prune.exporting.serving import inference_function
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import random_inputs

@@ -124,7 +124,7 @@ def refine(
 
 
 def _check(epochs: Any, learning_rate: Any, batch_size: Any) -> None:
-    require_tensorflow("refine")
+    require_tensorflow("`refine`")
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_branch_prune.exporting.saved_model import serving_names
+from keras_branch_prune.exporting.serving import serving_names
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 from keras_branch_prune.zoo import dcgan_generator, rgb_autoencoder, vgg16
 

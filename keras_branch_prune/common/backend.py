@@ -6,8 +6,13 @@ import keras
 
 
 def require_tensorflow(what: str) -> None:
-    """Raises `NotImplementedError` unless Keras computes with TensorFlow, for its gradients."""
+    """Raises `NotImplementedError`, a `RuntimeError`, unless Keras runs on TensorFlow.
+
+    Args:
+        what: What needs it, as the subject of the message.
+    """
     if keras.backend.backend() != "tensorflow":
         raise NotImplementedError(
-            f"`{what}` needs the TensorFlow backend. Received: {keras.backend.backend()!r}"
+            f"{what} needs the TensorFlow backend of Keras. "
+            f"Received: keras.backend.backend() = '{keras.backend.backend()}'"
         )

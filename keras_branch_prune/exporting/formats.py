@@ -13,12 +13,9 @@ from typing import Any
 import keras
 
 from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.exporting.saved_model import (
-    require_tensorflow,
-    serving_function,
-    serving_names,
-)
-from keras_branch_prune.exporting.verification import ExportError, Names, verify_reloaded
+from keras_branch_prune.common.backend import require_tensorflow
+from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
+from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.graph.rewriting import unique_name
 
@@ -91,7 +88,7 @@ def export_converted(
     if quantize not in format.tolerances:
         options = ", ".join(map(repr, format.tolerances))
         raise ValueError(f"`quantize` must be one of {options}. Received: quantize={quantize!r}")
-    require_tensorflow(format.title)
+    require_tensorflow(f"The export to {format.title}")
     needed = (*format.converter, *(format.runtime if verify else ()))
     require_packages(f"The export to {format.title}", needed, format.extra)
     served = _served(inference_form(model))
@@ -143,3 +140,22 @@ def _reasons(model: str, title: str) -> Iterator[None]:
         raise ExportError(
             f"'{model}' could not be converted to {title}; nothing was written. {reason}"
         ) from error
+
+
+def folder_target(path: str | os.PathLike[str], file: str, title: str) -> Path:
+    """Returns the path of a folder to write, or raises if something else is there.
+
+    Args:
+        path: The folder.
+        file: A file that shows that a folder is an older export.
+        title: What messages call such a folder.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"`path` must be a folder. Received: the file '{target}'")
+    if target.exists() and any(target.iterdir()) and not (target / file).is_file():
+        raise FileExistsError(
+            f"`path` must be new, empty or {title}, which is replaced. Received: the folder "
+            f"'{target}' with other content"
+        )
+    return target

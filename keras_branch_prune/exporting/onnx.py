@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
 from keras_branch_prune.exporting.onnx_weights import store_weights
-from keras_branch_prune.exporting.saved_model import frozen
+from keras_branch_prune.exporting.serving import frozen
 
 FORMAT = Format(
     title="ONNX",

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted
-from keras_branch_prune.exporting.saved_model import folder_target
+from keras_branch_prune.exporting.formats import Format, Served, export_converted, folder_target
 
 _FILE = "model.xml"
 FORMAT = Format(

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_branch_prune.exporting.serving import Names
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.equivalence import outputs_in_float64, random_inputs, relative_error
@@ -36,14 +37,6 @@ _MOST = 1e-3
 
 class ExportError(RuntimeError):
     """An exported model could not be reloaded, or differs from the Keras model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """The names in a signature, in the order of the model's flat inputs and outputs."""
-
-    inputs: list[str]
-    outputs: list[str]
 
 
 def verify_reloaded(

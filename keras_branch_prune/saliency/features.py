@@ -78,7 +78,7 @@ def measure_features(
         TypeError: If `data` has another structure than the model's inputs.
         ValueError: If values do not fit or are not finite, or targets are missing.
     """
-    require_tensorflow("calibration")
+    require_tensorflow("`calibration`")
     exits = _Exits(analysis, names)
     gradients = _Gradients(analysis.graph, exits.values, loss, seed)
     digest, samples, energy = hashlib.sha256(), 0, 0.0
