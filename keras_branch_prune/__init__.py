@@ -7,8 +7,8 @@ from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
-from keras_branch_prune.benchmark import benchmark
-from keras_branch_prune.benchmark_result import BenchmarkResult
+from keras_branch_prune.benchmarking.measurement import benchmark
+from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.branch import branch
 from keras_branch_prune.callbacks import (
     AlphaCallback,

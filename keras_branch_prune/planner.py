@@ -15,7 +15,7 @@ from keras_branch_prune.analysis.groups import (
 )
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
-from keras_branch_prune.block_size import block_size
+from keras_branch_prune.benchmarking.block_size import block_size
 from keras_branch_prune.saliency.criteria import SALIENCIES
 from keras_branch_prune.saliency.ranking import Ranking, rank
 from keras_branch_prune.targets import (

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.benchmark_timing import Timing
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.timing import Timing
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.sensitivity import Sensitivity
 

@@ -15,6 +15,7 @@ import keras
 from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.analysis.narrowing import narrowed_graph
+from keras_branch_prune.benchmarking.layer_latency import latency_cost, layer_latencies
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.building import build_model
@@ -25,7 +26,6 @@ from keras_branch_prune.latency import (
     meet_latency,
     share_of_milliseconds,
 )
-from keras_branch_prune.layer_latency import latency_cost, layer_latencies
 from keras_branch_prune.saliency.ranking import Ranking
 from keras_branch_prune.width_choices import WidthChoices, nearest_width, width_choices
 

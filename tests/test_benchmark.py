@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmark import BenchmarkError, benchmark
-from keras_branch_prune.benchmark_backends import BACKENDS
-from keras_branch_prune.benchmark_result import BenchmarkResult
+from keras_branch_prune.benchmarking.backends import BACKENDS
+from keras_branch_prune.benchmarking.measurement import BenchmarkError, benchmark
+from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.exporting.saved_model import export_saved_model
 
 

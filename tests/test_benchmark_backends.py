@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmark import benchmark
-from keras_branch_prune.benchmark_backends import BACKENDS, prepared_models
+from keras_branch_prune.benchmarking.backends import BACKENDS, prepared_models
+from keras_branch_prune.benchmarking.measurement import benchmark
 from keras_branch_prune.exporting import saved_model as export
 
 

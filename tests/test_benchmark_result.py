@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.benchmark_timing import Peak, Timing, VariantResult
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.timing import Peak, Timing, VariantResult
 
 
 def _variant(name, macs, **cases):

@@ -1,7 +1,7 @@
 import dataclasses
 
-from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.benchmark_timing import Peak, Timing, VariantResult
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.timing import Peak, Timing, VariantResult
 
 
 def _result(*milliseconds):

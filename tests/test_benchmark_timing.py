@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from keras_branch_prune.benchmark_timing import (
+from keras_branch_prune.benchmarking.timing import (
     Peak,
     Timing,
     VariantResult,

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keras_branch_prune.analysis.costs import count_macs
-from keras_branch_prune.block_size import block_size, measured_block_size
+from keras_branch_prune.benchmarking.block_size import block_size, measured_block_size
 
 
 def machine(block, overhead=0.0, noise=0.0):

@@ -6,8 +6,8 @@ from keras import layers
 from models import build
 
 from keras_branch_prune import latency
-from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.benchmark_timing import Timing, VariantResult
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.timing import Timing, VariantResult
 from keras_branch_prune.latency import (
     LatencySearch,
     latency_share,

@@ -7,14 +7,14 @@ from models import BUILDERS, build
 
 from keras_branch_prune.analysis.costs import graph_costs, model_costs
 from keras_branch_prune.analysis.groups import analyse
-from keras_branch_prune.cost_model import CostModel
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.layer_latency import (
+from keras_branch_prune.benchmarking.layer_latency import (
     LayerLatencies,
     latency_cost,
     layer_latencies,
     measure_in_turns,
 )
+from keras_branch_prune.cost_model import CostModel
+from keras_branch_prune.graph.canonical import canonical
 
 
 def twins() -> keras.Model:

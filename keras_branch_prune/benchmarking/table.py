@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keras_branch_prune.benchmark_timing import (
+from keras_branch_prune.benchmarking.timing import (
     Peak,
     Timing,
     VariantResult,

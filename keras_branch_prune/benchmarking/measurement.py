@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from keras_branch_prune.analysis.costs import InputShape
-from keras_branch_prune.benchmark_backends import BACKENDS, Prepared, prepared_models
-from keras_branch_prune.benchmark_result import BenchmarkResult
-from keras_branch_prune.benchmark_rounds import (
+from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared, prepared_models
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.rounds import (
     Calls,
     Case,
     measure,
@@ -25,7 +25,7 @@ from keras_branch_prune.benchmark_rounds import (
     started,
     warm_up,
 )
-from keras_branch_prune.benchmark_timing import VariantResult, make_timing
+from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
 from keras_branch_prune.runtimes.process import BenchmarkError
 
 __all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]

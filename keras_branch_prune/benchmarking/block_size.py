@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from keras_branch_prune.layer_latency import Measure, measure_in_turns
+from keras_branch_prune.benchmarking.layer_latency import Measure, measure_in_turns
 
 _BLOCKS = {64: (128, 192), 32: (96, 128), 16: (96, 128), 8: (96, 128), 4: (96, 128)}
 """The sizes that are tried, with the widths, multiples of them, at which they are."""

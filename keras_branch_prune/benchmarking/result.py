@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from keras_branch_prune.benchmark_table import format_result
-from keras_branch_prune.benchmark_timing import (
+from keras_branch_prune.benchmarking.table import format_result
+from keras_branch_prune.benchmarking.timing import (
     Peak,
     Timing,
     VariantResult,

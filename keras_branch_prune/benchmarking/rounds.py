@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from keras_branch_prune.analysis.costs import InputShape
-from keras_branch_prune.benchmark_backends import BACKENDS, Prepared
-from keras_branch_prune.benchmark_timing import Peak
+from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared
+from keras_branch_prune.benchmarking.timing import Peak
 from keras_branch_prune.runtimes.process import Worker, start_worker
 
 _WARM_UP_CALLS = 3

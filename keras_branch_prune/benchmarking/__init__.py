@@ -1,0 +1,1 @@
+"""Measures models fairly, side by side."""
