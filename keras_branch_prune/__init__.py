@@ -39,7 +39,8 @@ from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.merge import merge
-from keras_branch_prune.planner import plan
+from keras_branch_prune.planning.planner import plan
+from keras_branch_prune.planning.targets import Latency
 from keras_branch_prune.prune import prune
 from keras_branch_prune.pruning_result import PruningResult
 from keras_branch_prune.rates import ScaledRates
@@ -64,7 +65,6 @@ from keras_branch_prune.schedules import (
     StepDecay,
 )
 from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
-from keras_branch_prune.targets import Latency
 
 __all__ = [
     "Alpha",

@@ -17,9 +17,9 @@ from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.data.batches import Batch, read_batches
 from keras_branch_prune.layers.alpha import set_alpha
 from keras_branch_prune.merge import merge
+from keras_branch_prune.planning.widths import nearest_width
 from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.saliency.ranking import Ranking, rank
-from keras_branch_prune.width_choices import nearest_width
 
 Metric = Callable[[keras.Model], float]
 """Says how good a compact model is."""

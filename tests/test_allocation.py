@@ -8,12 +8,12 @@ import pytest
 from keras import layers
 from models import BUILDERS
 
-from keras_branch_prune.allocation import allocate
 from keras_branch_prune.analysis.groups import Analysis, analyse
-from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.planning.allocation import allocate
+from keras_branch_prune.planning.cost_model import CostModel
+from keras_branch_prune.planning.widths import width_choices
 from keras_branch_prune.rules.table import output_kernel
-from keras_branch_prune.width_choices import width_choices
 
 
 def branches(*channels: int, sizes: tuple[int, ...] | None = None) -> Analysis:

@@ -10,9 +10,9 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.costs import Costs, graph_costs, model_costs
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse
 from keras_branch_prune.analysis.narrowing import narrowed_graph, spread
-from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.rewriting import replace_units
+from keras_branch_prune.planning.cost_model import CostModel
 
 
 def analysis_of(name: str) -> Analysis:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_branch_prune.error_curves import error_curves, lower_hull
-from keras_branch_prune.width_choices import WidthChoices
+from keras_branch_prune.planning.error_curves import error_curves, lower_hull
+from keras_branch_prune.planning.widths import WidthChoices
 
 
 def chords(x, y):

@@ -5,10 +5,10 @@ import pytest
 from keras import layers
 from models import build
 
-from keras_branch_prune import latency
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.timing import Timing, VariantResult
-from keras_branch_prune.latency import (
+from keras_branch_prune.planning import latency_search as latency
+from keras_branch_prune.planning.latency_search import (
     LatencySearch,
     latency_share,
     meet_latency,

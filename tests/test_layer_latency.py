@@ -13,8 +13,8 @@ from keras_branch_prune.benchmarking.layer_latency import (
     layer_latencies,
     measure_in_turns,
 )
-from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.planning.cost_model import CostModel
 
 
 def twins() -> keras.Model:

@@ -8,7 +8,7 @@ import pytest
 from models import build, dtype_policy
 
 import keras_branch_prune as kbp
-from keras_branch_prune.width_choices import round_width
+from keras_branch_prune.planning.widths import round_width
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from models import build, randomized
 
 import keras_branch_prune as kbp
-from keras_branch_prune import planner, targets
 from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.benchmarking.layer_latency import LayerLatencies
 from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.planning import planner, targets
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}

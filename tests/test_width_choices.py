@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.width_choices import WidthChoices, width_choices, width_multiple
+from keras_branch_prune.planning.widths import WidthChoices, width_choices, width_multiple
 
 
 def group(channels=40, partitions=1, name="g"):

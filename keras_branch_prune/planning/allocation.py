@@ -14,9 +14,9 @@ import numpy as np
 
 from keras_branch_prune.analysis.groups import ChannelGroup
 from keras_branch_prune.common.arguments import check_share
-from keras_branch_prune.cost_model import CostModel
-from keras_branch_prune.error_curves import Curves, error_curves
-from keras_branch_prune.width_choices import WidthChoices, width_choices
+from keras_branch_prune.planning.cost_model import CostModel
+from keras_branch_prune.planning.error_curves import Curves, error_curves
+from keras_branch_prune.planning.widths import WidthChoices, width_choices
 
 ALLOCATIONS = ("uniform", "global")
 

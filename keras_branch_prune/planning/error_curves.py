@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_branch_prune.width_choices import WidthChoices
+from keras_branch_prune.planning.widths import WidthChoices
 
 Curves = Mapping[str, Mapping[int, float]]
 """Channel group name → width → error."""

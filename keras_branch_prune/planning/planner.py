@@ -16,9 +16,7 @@ from keras_branch_prune.analysis.groups import (
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 from keras_branch_prune.benchmarking.block_size import block_size
-from keras_branch_prune.saliency.criteria import SALIENCIES
-from keras_branch_prune.saliency.ranking import Ranking, rank
-from keras_branch_prune.targets import (
+from keras_branch_prune.planning.targets import (
     Latency,
     Record,
     Widths,
@@ -26,6 +24,8 @@ from keras_branch_prune.targets import (
     one_target,
     width_limits,
 )
+from keras_branch_prune.saliency.criteria import SALIENCIES
+from keras_branch_prune.saliency.ranking import Ranking, rank
 
 _CURVE_POINTS = 32
 

@@ -12,22 +12,22 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.analysis.narrowing import narrowed_graph
 from keras_branch_prune.benchmarking.layer_latency import latency_cost, layer_latencies
 from keras_branch_prune.common.arguments import check_share
-from keras_branch_prune.cost_model import CostModel
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import fuse
-from keras_branch_prune.latency import (
+from keras_branch_prune.planning.allocation import ALLOCATIONS, allocate, check_reachable
+from keras_branch_prune.planning.cost_model import CostModel
+from keras_branch_prune.planning.latency_search import (
     LatencySearch,
     latency_share,
     meet_latency,
     share_of_milliseconds,
 )
+from keras_branch_prune.planning.widths import WidthChoices, nearest_width, width_choices
 from keras_branch_prune.saliency.ranking import Ranking
-from keras_branch_prune.width_choices import WidthChoices, nearest_width, width_choices
 
 Widths = Mapping[str, float] | float
 """One limit for all groups or one per group name: whole numbers are channels, others shares."""
