@@ -16,14 +16,9 @@ from keras_branch_prune.analysis.groups import (
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 from keras_branch_prune.benchmarking.block_size import block_size
-from keras_branch_prune.planning.targets import (
-    Latency,
-    Record,
-    Widths,
-    WidthSearch,
-    one_target,
-    width_limits,
-)
+from keras_branch_prune.planning.targets import Latency, Record, one_target
+from keras_branch_prune.planning.width_search import WidthSearch
+from keras_branch_prune.planning.widths import Widths, width_limits
 from keras_branch_prune.saliency.criteria import SALIENCIES
 from keras_branch_prune.saliency.ranking import Ranking, rank
 

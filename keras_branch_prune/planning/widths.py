@@ -5,9 +5,12 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+import numbers
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from keras_branch_prune.analysis.groups import ChannelGroup
+from keras_branch_prune.planning.targets import _number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,3 +128,50 @@ def round_width(width: float, channels: int, round_to: int = 1) -> int:
         return min(channels, max(1, math.floor(width + 0.5)))
     multiple = max(1, math.ceil(width / round_to - 0.5)) * round_to
     return min(channels, multiple)
+
+
+Widths = Mapping[str, float] | float
+"""One limit for all groups or one per group name: whole numbers are channels, others shares."""
+
+
+_ROUNDING = 1e-9
+"""What sums and products of floating-point numbers may be off, relative to them."""
+
+
+def width_limits(
+    argument: str, limits: Widths | None, groups: Sequence[ChannelGroup]
+) -> dict[str, int]:
+    """Returns limits of widths as numbers of channels by group.
+
+    Args:
+        argument: "floors" or "ceilings".
+        limits: One limit for all groups or one by group: numbers of channels, or shares of them.
+        groups: The selected groups.
+
+    Raises:
+        ValueError: If a limit is out of its range, or of a group that is not selected.
+    """
+    channels = {group.name: group.channels for group in groups}
+    if limits is None:
+        return {}
+    if not isinstance(limits, Mapping):
+        limits = dict.fromkeys(channels, limits)
+    unknown = sorted(limits.keys() - channels.keys())
+    if unknown:
+        raise ValueError(f"`{argument}` must name selected groups. Received: {unknown}")
+    return {name: _width_limit(argument, limits[name], name, channels[name]) for name in limits}
+
+
+def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
+    whole = isinstance(limit, numbers.Integral)
+    if not 0 < _number(limit) <= (channels if whole else 1):
+        raise ValueError(
+            f"`{argument}` must be shares in (0, 1], or whole numbers of channels up to those "
+            f"of the group. Received: {limit!r} for group '{name}', of {channels} channels"
+        )
+    if whole:
+        return int(limit)
+    exact = limit * channels
+    if argument == "floors":
+        return math.ceil(exact * (1 - _ROUNDING))
+    return max(1, math.floor(exact * (1 + _ROUNDING)))
