@@ -9,7 +9,10 @@ from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.benchmarking.measurement import benchmark
 from keras_branch_prune.benchmarking.result import BenchmarkResult
-from keras_branch_prune.branch import branch
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
+from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
+from keras_branch_prune.branching.refinement import Refinement, refine
 from keras_branch_prune.callbacks import (
     AlphaCallback,
     AlphaCosineDecay,
@@ -38,15 +41,12 @@ from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
-from keras_branch_prune.merge import merge
 from keras_branch_prune.planning.planner import plan
 from keras_branch_prune.planning.targets import Latency
 from keras_branch_prune.prune import prune
 from keras_branch_prune.pruning_result import PruningResult
 from keras_branch_prune.rates import ScaledRates
 from keras_branch_prune.recipe import Recipe
-from keras_branch_prune.reconstruct import Fitting, reconstruct
-from keras_branch_prune.refine import Refinement, refine
 from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
 from keras_branch_prune.rules.base import Barrier
 from keras_branch_prune.rules.channelwise import Channelwise

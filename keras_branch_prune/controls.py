@@ -14,10 +14,10 @@ from typing import Any
 import keras
 
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.branch import branch
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.common.arguments import require_integer
 from keras_branch_prune.layers.alpha import set_alpha
-from keras_branch_prune.merge import merge
 from keras_branch_prune.planning.planner import plan as make_plan
 from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like

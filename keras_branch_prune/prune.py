@@ -13,13 +13,13 @@ import keras
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
-from keras_branch_prune.branch import branch
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
+from keras_branch_prune.branching.refinement import refine
 from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.layers.alpha import get_alpha
-from keras_branch_prune.merge import merge
 from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
-from keras_branch_prune.refine import refine
 from keras_branch_prune.run_folder import RunFolder
 from keras_branch_prune.stages import (
     calibration_data,

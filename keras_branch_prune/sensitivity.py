@@ -11,14 +11,14 @@ import keras
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse_prunable
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope
-from keras_branch_prune.branch import branch
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
+from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.common.arguments import check_share
 from keras_branch_prune.common.tables import format_table
 from keras_branch_prune.data.batches import Batch, read_batches
 from keras_branch_prune.layers.alpha import set_alpha
-from keras_branch_prune.merge import merge
 from keras_branch_prune.planning.widths import nearest_width
-from keras_branch_prune.reconstruct import reconstruct
 from keras_branch_prune.saliency.ranking import Ranking, rank
 
 Metric = Callable[[keras.Model], float]

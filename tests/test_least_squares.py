@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_branch_prune import least_squares
-from keras_branch_prune.least_squares import ColumnStatistics, Moments
+from keras_branch_prune.branching import least_squares
+from keras_branch_prune.branching.least_squares import ColumnStatistics, Moments
 
 ROWS = 500
 

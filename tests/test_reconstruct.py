@@ -10,9 +10,9 @@ from keras import layers, ops
 from models import BUILDERS, build, dtype_policy, error_between, perturb_maps, randomized
 
 import keras_branch_prune as kbp
+from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
 from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.reconstruct import Fitting, reconstruct
 
 IMAGES = np.random.default_rng(1).normal(size=(64, 8, 8, 3)).astype(np.float32)
 

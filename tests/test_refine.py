@@ -11,14 +11,14 @@ from keras import layers, ops, tree
 from models import build, dtype_policy, randomized
 
 import keras_branch_prune as kbp
+from keras_branch_prune.branching.reconstruction import reconstruct
+from keras_branch_prune.branching.refinement import refine
 from keras_branch_prune.graph.equivalence import random_inputs
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.reconstruct import reconstruct
-from keras_branch_prune.refine import refine
 
 # The package's attribute of that name is the function.
-refine_module = importlib.import_module("keras_branch_prune.refine")
+refine_module = importlib.import_module("keras_branch_prune.branching.refinement")
 SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 16}
 
 

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_branch_prune.branching.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.data.batches import read_batches
 from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.building import LayerRunner
@@ -35,7 +36,6 @@ from keras_branch_prune.graph.rewriting import substitute
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.least_squares import ColumnStatistics, Moments
 
 _ORIGINAL, _PRUNED = "original", "pruned"
 
