@@ -20,7 +20,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -211,13 +211,25 @@ class _Fitter:
         return self._fitting.statistics and all(task.feeds_norm for task in tasks)
 
 
+class _Fits(Protocol):
+    """What fits the units of tasks."""
+
+    def fits(self, task: _Task) -> bool:
+        """Whether the unit of a task is one to be fitted."""
+        ...
+
+    def fit(self, tasks: Sequence[_Task], spool: Spool) -> None:
+        """Fits the unit that the tasks share to all of them."""
+        ...
+
+
 class _Walk:
     """Does the tasks in order, each as soon as all it needs is there.
 
     A map that is used several times is fitted to all its uses, unless one waits for another.
     """
 
-    def __init__(self, graph: Graph, spool: Spool, fitter: _Fitter):
+    def __init__(self, graph: Graph, spool: Spool, fitter: _Fits):
         self._tasks = _tasks(graph)
         self._spool = spool
         self._fitter = fitter
