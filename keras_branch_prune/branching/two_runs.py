@@ -1,0 +1,171 @@
+"""A branched model run as two networks at once, and the maps in the order in which they can be fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+from keras import ops, tree
+
+from keras_branch_prune.data.spool import Spool
+from keras_branch_prune.graph.building import LayerRunner
+from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.rewriting import substitute
+from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.layers.names import PRUNED_SUFFIX
+
+_ORIGINAL, _PRUNED = "original", "pruned"
+
+
+_Key = tuple[str, Value]
+"""Run and tensor."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Task:
+    """One call in one run, and what must be there before.
+
+    Args:
+        call: The call, reading tensors of its run's graph.
+        run: The run.
+        inputs: Where each tensor that the call reads is found.
+        target: Where the tensor is found that a map is fitted to.
+        is_expand: Whether it is the call of an expand map.
+        feeds_norm: Whether all that reads its output is BatchNormalization of the pruned branch.
+    """
+
+    call: Call
+    run: str
+    inputs: Mapping[Value, _Key]
+    target: _Key | None = None
+    is_expand: bool = False
+    feeds_norm: bool = False
+
+    @property
+    def needs(self) -> set[_Key]:
+        """All that must be there before."""
+        return {*self.inputs.values(), *([self.target] if self.target else [])}
+
+
+def _tasks(graph: Graph) -> list[_Task]:
+    """Returns the calls of both runs side by side, so that few tensors are needed at a time."""
+    blends = [call for call in graph.calls if call.unit.cls is AlphaBlend]
+    original = substitute(graph, {c.outputs[0]: c.inputs[1] for c in blends})
+    pruned = substitute(graph, {c.outputs[0]: c.inputs[2] for c in blends})
+    targets = {call.inputs[2]: call.inputs[1] for call in blends}
+    tasks = [
+        _Task(call, _ORIGINAL, {value: (_ORIGINAL, value) for value in call.inputs})
+        for call in original.calls
+    ]
+    tasks += _pruned_tasks(pruned, targets)
+    place = {call.outputs[0]: place for place, call in enumerate(graph.calls)}
+    return sorted(tasks, key=lambda task: place[task.call.outputs[0]])
+
+
+def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[_Task]:
+    """Yields the calls of the pruned run whose results differ from those of the original one."""
+    readers = graph.consumers()
+    differs: set[Value] = set()
+    for call in graph.calls:
+        is_map = call.unit.cls is ChannelMap
+        if differs.isdisjoint(call.inputs) and not is_map:
+            continue
+        output = call.outputs[0]
+        inputs = {v: (_PRUNED if v in differs else _ORIGINAL, v) for v in call.inputs}
+        target = (_ORIGINAL, targets.get(output, call.inputs[0])) if is_map else None
+        feeds_norm = all(_is_narrow_norm(reader.unit) for reader in readers.get(output, ()))
+        yield _Task(call, _PRUNED, inputs, target, output in targets, feeds_norm)
+        differs.update(call.outputs)
+
+
+class _Fits(Protocol):
+    """What fits the units of tasks."""
+
+    def fits(self, task: _Task) -> bool:
+        """Whether the unit of a task is one to be fitted."""
+        ...
+
+    def fit(self, tasks: Sequence[_Task], spool: Spool) -> None:
+        """Fits the unit that the tasks share to all of them."""
+        ...
+
+
+class _Walk:
+    """Does the tasks in order, each as soon as all it needs is there.
+
+    A map that is used several times is fitted to all its uses, unless one waits for another.
+    """
+
+    def __init__(self, graph: Graph, spool: Spool, fitter: _Fits):
+        self._tasks = _tasks(graph)
+        self._spool = spool
+        self._fitter = fitter
+        self._uses = Counter(task.call.unit for task in self._tasks if fitter.fits(task))
+        self._readers = Counter(key for task in self._tasks for key in task.needs)
+        self._waiting: dict[_Key, list[int]] = {}
+        self._missing: list[int] = []
+        for index, task in enumerate(self._tasks):
+            missing = task.needs - {(_ORIGINAL, value) for value in graph.input_values}
+            self._missing.append(len(missing))
+            for key in missing:
+                self._waiting.setdefault(key, []).append(index)
+        self._ready = [index for index, missing in enumerate(self._missing) if not missing]
+
+    def run(self) -> None:
+        """Does all tasks."""
+        held: dict[Unit, list[_Task]] = {}
+        while self._ready or held:
+            tasks = self._take(held)
+            if tasks and tasks[0].call.unit in self._uses:
+                self._fitter.fit(tasks, self._spool)
+                del self._uses[tasks[0].call.unit]
+            for task in tasks:
+                self._do(task)
+
+    def _take(self, held: dict[Unit, list[_Task]]) -> list[_Task]:
+        """Returns the next tasks to do; none if the next one waits for others of its map."""
+        if not self._ready:
+            return held.pop(next(iter(held)))
+        task = self._tasks[heapq.heappop(self._ready)]
+        unit = task.call.unit
+        if unit not in self._uses:
+            return [task]
+        held.setdefault(unit, []).append(task)
+        return held.pop(unit) if len(held[unit]) == self._uses[unit] else []
+
+    def _do(self, task: _Task) -> None:
+        """Runs the layer on all batches, drops what nobody reads any more, readies what can be."""
+        layer, call = LayerRunner(task.call), task.call
+        for tensors in self._batches(task):
+            args, kwargs = tree.map_structure(
+                lambda leaf, at=tensors: at[leaf] if isinstance(leaf, Value) else leaf,
+                (call.args, dict(call.kwargs)),
+            )
+            for value, tensor in zip(call.outputs, layer(*args, **kwargs), strict=True):
+                if self._readers[task.run, value]:
+                    self._spool.append((task.run, value), ops.convert_to_numpy(tensor))
+        self._readers.subtract(task.needs)
+        for key in task.needs:
+            if not self._readers[key]:
+                self._spool.drop(key)
+        for value in call.outputs:
+            for index in self._waiting.get((task.run, value), ()):
+                self._missing[index] -= 1
+                if not self._missing[index]:
+                    heapq.heappush(self._ready, index)
+
+    def _batches(self, task: _Task) -> Iterator[dict[Value, Any]]:
+        """Yields the tensors that a task reads, batch by batch."""
+        arrays = (self._spool.batches(key) for key in task.inputs.values())
+        for batch in zip(*arrays, strict=True):
+            yield dict(zip(task.inputs, map(ops.convert_to_tensor, batch), strict=True))
+
+
+def _is_narrow_norm(unit: Unit) -> bool:
+    is_norm = unit.cls is keras.layers.BatchNormalization
+    return is_norm and unit.name.endswith(PRUNED_SUFFIX)
