@@ -5,8 +5,6 @@ from keras_branch_prune.analysis.costs import count_macs, count_parameters
 from keras_branch_prune.analysis.groups import ChannelGroup
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
-from keras_branch_prune.backup import EpochBackup
-from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.benchmarking.measurement import benchmark
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.branching.brancher import branch
@@ -25,8 +23,6 @@ from keras_branch_prune.callbacks import (
     make_alpha_callback,
 )
 from keras_branch_prune.controls import standard_prune, train_from_scratch
-from keras_branch_prune.distillation import Distiller
-from keras_branch_prune.divergence import StopOnNonFinite
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
 from keras_branch_prune.exporting.litert import export_litert
@@ -40,12 +36,10 @@ from keras_branch_prune.files.models import load_model, save_model
 from keras_branch_prune.layers.alpha import Alpha, get_alpha, set_alpha
 from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.learning_rates import IncreaseLROnPlateau, RewindLearningRate
 from keras_branch_prune.planning.planner import plan
 from keras_branch_prune.planning.targets import Latency
 from keras_branch_prune.prune import prune
 from keras_branch_prune.pruning_result import PruningResult
-from keras_branch_prune.rates import ScaledRates
 from keras_branch_prune.recipe import Recipe
 from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
 from keras_branch_prune.rules.base import Barrier
@@ -65,6 +59,12 @@ from keras_branch_prune.schedules import (
     StepDecay,
 )
 from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
+from keras_branch_prune.training.backup import EpochBackup
+from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
+from keras_branch_prune.training.distillation import Distiller
+from keras_branch_prune.training.divergence import StopOnNonFinite
+from keras_branch_prune.training.learning_rates import IncreaseLROnPlateau, RewindLearningRate
+from keras_branch_prune.training.scaled_rates import ScaledRates
 
 __all__ = [
     "Alpha",

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from keras_branch_prune.common.arguments import require_integer, require_number
-from keras_branch_prune.divergence import has_diverged
 from keras_branch_prune.layers.alpha import Alpha, alpha_layer, alpha_of, value_of
-from keras_branch_prune.monitors import direction, improves, report_missing
-from keras_branch_prune.snapshot import Snapshot, take
+from keras_branch_prune.training.divergence import has_diverged
+from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.training.snapshot import Snapshot, take
 
 
 class AlphaBacktracking(keras.callbacks.Callback):

@@ -12,7 +12,6 @@ import keras
 
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.backtracking import AlphaBacktracking
-from keras_branch_prune.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.refinement import refine
@@ -28,6 +27,7 @@ from keras_branch_prune.stages import (
     run_settings,
     with_losses,
 )
+from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking
 

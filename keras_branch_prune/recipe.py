@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.common.arguments import number_up_to, require_integer, require_number
 from keras_branch_prune.data.datasets import _check_data, _first
 from keras_branch_prune.data.shuffled import ShuffledArrays
-from keras_branch_prune.divergence import StopOnNonFinite
+from keras_branch_prune.training.backup import EpochBackup
+from keras_branch_prune.training.divergence import StopOnNonFinite
 
 _BLEND_SHARE = 0.2
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
+from keras_branch_prune.training.backup import EpochBackup
 
 _SETTINGS = "settings.json"
 

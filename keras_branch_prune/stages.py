@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.distillation import Distiller
-from keras_branch_prune.learning_rates import RewindLearningRate
 from keras_branch_prune.planning.planner import plan
 from keras_branch_prune.recipe import Recipe, Trainer
 from keras_branch_prune.run_folder import RunFolder
+from keras_branch_prune.training.distillation import Distiller
+from keras_branch_prune.training.learning_rates import RewindLearningRate
 
 
 def run_settings(

@@ -11,7 +11,7 @@ from models import build, randomized
 from small_models import small_branched_model
 
 import keras_branch_prune as kbp
-from keras_branch_prune.snapshot import build_optimizer
+from keras_branch_prune.training.snapshot import build_optimizer
 
 
 def branched_model():

@@ -15,7 +15,7 @@ from small_models import (
 )
 
 import keras_branch_prune as kbp
-from keras_branch_prune.divergence import has_diverged
+from keras_branch_prune.training.divergence import has_diverged
 
 
 class Explode(keras.callbacks.Callback):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keras_branch_prune.monitors import direction, improves, report_missing
+from keras_branch_prune.training.monitors import direction, improves, report_missing
 
 
 def test_improves_needs_no_second_best():

@@ -12,8 +12,9 @@ import tensorflow as tf
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune import batch_statistics, pruning_result
+from keras_branch_prune import pruning_result
 from keras_branch_prune import recipe as recipe_module
+from keras_branch_prune.training import batch_statistics
 
 RECIPE = kbp.Recipe(
     blend_epochs=6, finetune_epochs=3, learning_rate=0.02, calibration_samples=64, batch_size=16

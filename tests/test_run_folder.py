@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from models import build
 
-from keras_branch_prune.backup import EpochBackup
 from keras_branch_prune.run_folder import RunFolder
+from keras_branch_prune.training.backup import EpochBackup
 
 
 def test_a_stage_is_done_once(tmp_path):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from small_models import assert_same_state, fit, plain_model, small_branched_model, weights_of
 
 import keras_branch_prune as kbp
-from keras_branch_prune.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take
 
 
 def model_with_everything():

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_branch_prune.soft_targets import SoftTargets, activation_of, make_loss, per_output
+from keras_branch_prune.training.soft_targets import (
+    SoftTargets,
+    activation_of,
+    make_loss,
+    per_output,
+)
 
 T = 3.0
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_branch_prune.states import Stateful, read_states, write_states
+from keras_branch_prune.training.callback_states import Stateful, read_states, write_states
 
 
 class Memory(keras.callbacks.Callback):

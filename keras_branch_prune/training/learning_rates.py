@@ -9,8 +9,8 @@ import keras
 
 from keras_branch_prune.common.arguments import require_integer, require_number
 from keras_branch_prune.layers.alpha import find_alpha, value_of
-from keras_branch_prune.monitors import direction, improves, report_missing
-from keras_branch_prune.snapshot import build_optimizer
+from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.training.snapshot import build_optimizer
 
 
 class _LearningRateCallback(keras.callbacks.Callback):

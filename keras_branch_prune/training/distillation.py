@@ -12,7 +12,7 @@ from keras import ops, tree
 
 from keras_branch_prune.common.arguments import number_up_to, require_number
 from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.soft_targets import (
+from keras_branch_prune.training.soft_targets import (
     KINDS,
     activation_of,
     inputs_and_outputs,

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_branch_prune.graph.graph import is_finite
 from keras_branch_prune.layers.alpha import find_alpha
-from keras_branch_prune.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take
 
 
 def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:

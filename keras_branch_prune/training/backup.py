@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.divergence import has_diverged
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.snapshot import build_optimizer, require_compiled
-from keras_branch_prune.states import Stateful, read_states, write_states
+from keras_branch_prune.training.callback_states import Stateful, read_states, write_states
+from keras_branch_prune.training.divergence import has_diverged
+from keras_branch_prune.training.snapshot import build_optimizer, require_compiled
 
 _WEIGHTS = "epoch-{:06d}.weights.h5"
 _WEIGHTS_PATTERN = re.compile(r"epoch-(\d{6})\.weights\.h5")

@@ -1,0 +1,1 @@
+"""Makes any `fit` safe, resumable and better."""
