@@ -1,17 +1,8 @@
 """Structured pruning for Keras 3: narrow branches, blended in by callbacks, merged exactly."""
 
 from keras_branch_prune import zoo
-from keras_branch_prune.analysis.costs import count_macs, count_parameters
-from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan
-from keras_branch_prune.backtracking import AlphaBacktracking
-from keras_branch_prune.benchmarking.measurement import benchmark
-from keras_branch_prune.benchmarking.result import BenchmarkResult
-from keras_branch_prune.branching.brancher import branch
-from keras_branch_prune.branching.merger import merge
-from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
-from keras_branch_prune.branching.refinement import Refinement, refine
-from keras_branch_prune.callbacks import (
+from keras_branch_prune.alpha.backtracking import AlphaBacktracking
+from keras_branch_prune.alpha.callbacks import (
     AlphaCallback,
     AlphaCosineDecay,
     AlphaExponentialDecay,
@@ -22,6 +13,24 @@ from keras_branch_prune.callbacks import (
     StopAtAlphaZero,
     make_alpha_callback,
 )
+from keras_branch_prune.alpha.schedules import (
+    AlphaSchedule,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    MultiplicativeDecay,
+    ScheduleType,
+    StepDecay,
+)
+from keras_branch_prune.analysis.costs import count_macs, count_parameters
+from keras_branch_prune.analysis.groups import ChannelGroup
+from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan
+from keras_branch_prune.benchmarking.measurement import benchmark
+from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
+from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
+from keras_branch_prune.branching.refinement import Refinement, refine
 from keras_branch_prune.controls import standard_prune, train_from_scratch
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
@@ -49,15 +58,6 @@ from keras_branch_prune.rules.linear import LinearMap
 from keras_branch_prune.rules.table import register_rule
 from keras_branch_prune.runtimes.process import BenchmarkError
 from keras_branch_prune.saliency.criteria import GroupData, register_saliency
-from keras_branch_prune.schedules import (
-    AlphaSchedule,
-    CosineDecay,
-    ExponentialDecay,
-    LinearDecay,
-    MultiplicativeDecay,
-    ScheduleType,
-    StepDecay,
-)
 from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.training.backup import EpochBackup
 from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm

@@ -10,12 +10,12 @@ from typing import Any
 
 import keras
 
+from keras_branch_prune.alpha.backtracking import AlphaBacktracking
+from keras_branch_prune.alpha.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.backtracking import AlphaBacktracking
 from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.refinement import refine
-from keras_branch_prune.callbacks import AlphaCallback, AlphaLinearDecay
 from keras_branch_prune.layers.alpha import get_alpha
 from keras_branch_prune.pruning_result import PruningResult, result_of
 from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like

@@ -11,10 +11,10 @@ import pytest
 from small_models import small_branched_model
 
 import keras_branch_prune as kbp
-from keras_branch_prune import callbacks as cb
+from keras_branch_prune.alpha import callbacks as cb
+from keras_branch_prune.alpha.schedules import LinearDecay, ScheduleType, StepDecay
 from keras_branch_prune.layers.alpha import Alpha, alpha_layer
 from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.schedules import LinearDecay, ScheduleType, StepDecay
 
 TENTHS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
 

@@ -11,8 +11,8 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_branch_prune import schedules
-from keras_branch_prune.schedules import (
+from keras_branch_prune.alpha import schedules
+from keras_branch_prune.alpha.schedules import (
     AlphaSchedule,
     CosineDecay,
     ExponentialDecay,

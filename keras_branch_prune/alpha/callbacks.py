@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune import schedules
+from keras_branch_prune.alpha import schedules
 from keras_branch_prune.common.arguments import number_up_to, require_integer
 from keras_branch_prune.layers.alpha import Alpha, alpha_layer, alpha_of, get_alpha, value_of
 from keras_branch_prune.training.monitors import direction, improves, report_missing

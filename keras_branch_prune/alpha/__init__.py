@@ -1,0 +1,1 @@
+"""How α falls, and when."""
