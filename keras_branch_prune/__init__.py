@@ -2,15 +2,14 @@
 
 from keras_branch_prune import zoo
 from keras_branch_prune.alpha.backtracking import AlphaBacktracking
-from keras_branch_prune.alpha.callbacks import (
-    AlphaCallback,
+from keras_branch_prune.alpha.callbacks import AlphaCallback, StopAtAlphaZero
+from keras_branch_prune.alpha.decays import (
     AlphaCosineDecay,
     AlphaExponentialDecay,
     AlphaLinearDecay,
     AlphaMultiplicativeDecay,
     AlphaReduceOnPlateau,
     AlphaStepDecay,
-    StopAtAlphaZero,
     make_alpha_callback,
 )
 from keras_branch_prune.alpha.schedules import (

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 
 from keras_branch_prune.alpha.backtracking import AlphaBacktracking
-from keras_branch_prune.alpha.callbacks import AlphaCallback, AlphaLinearDecay
+from keras_branch_prune.alpha.callbacks import AlphaCallback
+from keras_branch_prune.alpha.decays import AlphaLinearDecay
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge

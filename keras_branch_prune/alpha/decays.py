@@ -1,0 +1,164 @@
+"""The callbacks of the schedules: α falls during `fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_branch_prune.alpha import schedules
+from keras_branch_prune.alpha.callbacks import AlphaCallback
+
+
+class AlphaStepDecay(AlphaCallback):
+    """Lowers α by `step_size` whenever a step is due.
+
+    Args:
+        step_size: What one step takes off α, in (0, 1].
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+
+    Example:
+        >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
+        >>> branched.fit(train, validation_data=val, epochs=500, callbacks=[callback])
+    """
+
+    def __init__(self, step_size: float = 0.1, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.StepDecay(step_size, threshold=threshold), **options)
+
+
+class AlphaExponentialDecay(AlphaCallback):
+    """Lets α follow `exp(−rate·step)`.
+
+    Args:
+        rate: Decay rate per step, greater than 0.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, rate: float = 0.5, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.ExponentialDecay(rate, threshold=threshold), **options)
+
+
+class AlphaMultiplicativeDecay(AlphaCallback):
+    """Multiplies α by `factor` whenever a step is due.
+
+    Args:
+        factor: What one step multiplies α by, in (0, 1).
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, factor: float = 0.7, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.MultiplicativeDecay(factor, threshold=threshold), **options)
+
+
+class AlphaLinearDecay(AlphaCallback):
+    """Lets α fall linearly to 0 in `steps` steps.
+
+    Args:
+        steps: Number of steps from 1 to 0, at least 1.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.LinearDecay(steps, threshold=threshold), **options)
+
+
+class AlphaCosineDecay(AlphaCallback):
+    """Lets α fall to 0 in `steps` steps along half a cosine wave, slowly at both ends.
+
+    Args:
+        steps: Number of steps from 1 to 0, at least 1.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
+            `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
+        super().__init__(schedules.CosineDecay(steps, threshold=threshold), **options)
+
+
+class AlphaReduceOnPlateau(AlphaCallback):
+    """Multiplies α by `factor` whenever a metric has stalled.
+
+    Args:
+        factor: What one step multiplies α by, in (0, 1).
+        monitor: Name of the metric in the epoch's logs.
+        patience: Number of epochs without improvement before a step, at least 0.
+        threshold: α at or below this value becomes exactly 0; in [0, 1).
+        **options: Arguments of `AlphaCallback`: `mode`, `min_delta`, `verbose`.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.5,
+        monitor: str = "val_loss",
+        patience: int = 10,
+        *,
+        threshold: float = 0.015,
+        **options: Any,
+    ):
+        if monitor is None:
+            raise ValueError("`monitor` must be the name of a metric. Received: monitor=None")
+        schedule = schedules.MultiplicativeDecay(factor, threshold=threshold)
+        super().__init__(schedule, monitor=monitor, patience=patience, **options)
+
+
+_CALLBACKS: dict[schedules.ScheduleType, type[AlphaCallback]] = {
+    schedules.ScheduleType.STEP: AlphaStepDecay,
+    schedules.ScheduleType.EXPONENTIAL: AlphaExponentialDecay,
+    schedules.ScheduleType.MULTIPLICATIVE: AlphaMultiplicativeDecay,
+    schedules.ScheduleType.LINEAR: AlphaLinearDecay,
+    schedules.ScheduleType.COSINE: AlphaCosineDecay,
+    schedules.ScheduleType.REDUCE_ON_PLATEAU: AlphaReduceOnPlateau,
+}
+
+
+def make_alpha_callback(
+    schedule: schedules.ScheduleType, parameter: float | None = None, **options: Any
+) -> AlphaCallback:
+    """Returns the α callback of a schedule type, e.g. from command-line flags.
+
+    Args:
+        schedule: Which callback.
+        parameter: Its first argument: `step_size`, `rate`, `factor` or `steps` (a whole float
+            such as 20.0 will do); None takes the default.
+        **options: Its other arguments.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: If an argument is out of range, or arguments contradict each other.
+
+    Example:
+        >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
+    """
+    if schedule not in _CALLBACKS:
+        raise ValueError(f"`schedule` must be a ScheduleType. Received: schedule={schedule!r}")
+    if isinstance(parameter, float) and parameter.is_integer():
+        parameter = int(parameter)
+    arguments = () if parameter is None else (parameter,)
+    return _CALLBACKS[schedule](*arguments, **options)
