@@ -30,7 +30,6 @@ from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
 from keras_branch_prune.branching.refinement import Refinement, refine
-from keras_branch_prune.controls import standard_prune, train_from_scratch
 from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
 from keras_branch_prune.exporting.litert import export_litert
@@ -46,9 +45,10 @@ from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.planning.planner import plan
 from keras_branch_prune.planning.targets import Latency
-from keras_branch_prune.prune import prune
-from keras_branch_prune.pruning_result import PruningResult
-from keras_branch_prune.recipe import Recipe
+from keras_branch_prune.pruning.controls import standard_prune, train_from_scratch
+from keras_branch_prune.pruning.pruner import prune
+from keras_branch_prune.pruning.recipe import Recipe
+from keras_branch_prune.pruning.result import PruningResult
 from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
 from keras_branch_prune.rules.base import Barrier
 from keras_branch_prune.rules.channelwise import Channelwise

@@ -13,7 +13,7 @@ from test_prune import (  # noqa: F401  (two are fixtures)
 )
 
 import keras_branch_prune as kbp
-from keras_branch_prune.controls import _widths
+from keras_branch_prune.pruning.controls import _widths
 
 SHORT = dataclasses.replace(RECIPE, finetune_epochs=2)
 
@@ -56,7 +56,7 @@ def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_
 
 def test_what_is_random_follows_from_the_seed(original):  # noqa: F811
     plan = kbp.plan(original, width=0.5)
-    from keras_branch_prune.controls import _random
+    from keras_branch_prune.pruning.controls import _random
 
     first, second, other = (_random(original, plan, seed).get_weights()[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)

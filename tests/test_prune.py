@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune import pruning_result
-from keras_branch_prune import recipe as recipe_module
+from keras_branch_prune.pruning import recipe as recipe_module
+from keras_branch_prune.pruning import result as pruning_result
 from keras_branch_prune.training import batch_statistics
 
 RECIPE = kbp.Recipe(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import build
 
-from keras_branch_prune.run_folder import RunFolder
+from keras_branch_prune.pruning.run_folder import RunFolder
 from keras_branch_prune.training.backup import EpochBackup
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.planning.planner import plan
-from keras_branch_prune.recipe import Recipe, Trainer
-from keras_branch_prune.run_folder import RunFolder
+from keras_branch_prune.pruning.recipe import Recipe, Trainer
+from keras_branch_prune.pruning.run_folder import RunFolder
 from keras_branch_prune.training.distillation import Distiller
 from keras_branch_prune.training.learning_rates import RewindLearningRate
 

@@ -18,10 +18,10 @@ from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.refinement import refine
 from keras_branch_prune.layers.alpha import get_alpha
-from keras_branch_prune.pruning_result import PruningResult, result_of
-from keras_branch_prune.recipe import Compile, Recipe, Trainer, compile_like
-from keras_branch_prune.run_folder import RunFolder
-from keras_branch_prune.stages import (
+from keras_branch_prune.pruning.recipe import Compile, Recipe, Trainer, compile_like
+from keras_branch_prune.pruning.result import PruningResult, result_of
+from keras_branch_prune.pruning.run_folder import RunFolder
+from keras_branch_prune.pruning.stages import (
     calibration_data,
     finetuned,
     planned,

@@ -1,0 +1,1 @@
+"""From a trained model to a compact one in a single resumable call, and the controls for it."""
