@@ -19,10 +19,11 @@ from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.common.arguments import require_integer
 from keras_branch_prune.layers.alpha import set_alpha
 from keras_branch_prune.planning.planner import plan as make_plan
-from keras_branch_prune.pruning.recipe import Compile, Recipe, Trainer, compile_like
+from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult, result_of
-from keras_branch_prune.pruning.run_folder import RunFolder
-from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned, run_settings
+from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
+from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned
+from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
 from keras_branch_prune.saliency.criteria import SALIENCIES
 
 Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]

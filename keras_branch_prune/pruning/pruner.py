@@ -18,16 +18,11 @@ from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.refinement import refine
 from keras_branch_prune.layers.alpha import get_alpha
-from keras_branch_prune.pruning.recipe import Compile, Recipe, Trainer, compile_like
+from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult, result_of
-from keras_branch_prune.pruning.run_folder import RunFolder
-from keras_branch_prune.pruning.stages import (
-    calibration_data,
-    finetuned,
-    planned,
-    run_settings,
-    with_losses,
-)
+from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
+from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned, with_losses
+from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
 from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking

@@ -17,8 +17,8 @@ from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.pruning.recipe import Trainer
 from keras_branch_prune.pruning.run_folder import RunFolder
+from keras_branch_prune.pruning.trainer import Trainer
 
 _MODELS = ("original", "compact")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -10,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.models import load_model, save_model
+from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.training.backup import EpochBackup
 
 _SETTINGS = "settings.json"
@@ -94,3 +99,22 @@ class RunFolder:
                 f"`output_dir` '{self.folder}' was begun with other settings ({details}). Use the "
                 "same ones to go on, or another folder."
             )
+
+
+def run_settings(
+    model: keras.Model, recipe: Recipe, target: Mapping[str, Any], **others: Any
+) -> dict[str, Any]:
+    """Returns what the results of a run depend on, but for the data and the compilation."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    given = {name: _text(value) for name, value in target.items() if name != "calibration"}
+    original = f"{model.name}, weights {digest.hexdigest()[:16]}"
+    return {"model": original, **dataclasses.asdict(recipe), **given, **others}
+
+
+def _text(value: Any) -> str:
+    """Returns an argument as a text that is the same in every process."""
+    if isinstance(value, PruningPlan):
+        return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
+    return json.dumps(value, default=lambda leaf: getattr(leaf, "__name__", None) or repr(leaf))

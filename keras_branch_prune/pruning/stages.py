@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_branch_prune.analysis.pruning_plan import PruningPlan
 from keras_branch_prune.planning.planner import plan
-from keras_branch_prune.pruning.recipe import Recipe, Trainer
+from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.run_folder import RunFolder
+from keras_branch_prune.pruning.trainer import Trainer
 from keras_branch_prune.training.distillation import Distiller
 from keras_branch_prune.training.learning_rates import RewindLearningRate
-
-
-def run_settings(
-    model: keras.Model, recipe: Recipe, target: Mapping[str, Any], **others: Any
-) -> dict[str, Any]:
-    """Returns what the results of a run depend on, but for the data and the compilation."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    given = {name: _text(value) for name, value in target.items() if name != "calibration"}
-    original = f"{model.name}, weights {digest.hexdigest()[:16]}"
-    return {"model": original, **dataclasses.asdict(recipe), **given, **others}
-
-
-def _text(value: Any) -> str:
-    """Returns an argument as a text that is the same in every process."""
-    if isinstance(value, PruningPlan):
-        return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
-    return json.dumps(value, default=lambda leaf: getattr(leaf, "__name__", None) or repr(leaf))
 
 
 def planned(
