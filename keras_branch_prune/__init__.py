@@ -30,7 +30,6 @@ from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
 from keras_branch_prune.branching.refinement import Refinement, refine
-from keras_branch_prune.explain import Explanation, explain
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
 from keras_branch_prune.exporting.litert import export_litert
 from keras_branch_prune.exporting.onnx import export_onnx
@@ -49,7 +48,9 @@ from keras_branch_prune.pruning.controls import standard_prune, train_from_scrat
 from keras_branch_prune.pruning.pruner import prune
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult
-from keras_branch_prune.report import plot_sensitivity, plot_speedup, plot_training
+from keras_branch_prune.reporting.explanation import Explanation, explain
+from keras_branch_prune.reporting.plots import plot_sensitivity, plot_speedup, plot_training
+from keras_branch_prune.reporting.sensitivities import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.rules.base import Barrier
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
@@ -57,7 +58,6 @@ from keras_branch_prune.rules.linear import LinearMap
 from keras_branch_prune.rules.table import register_rule
 from keras_branch_prune.runtimes.process import BenchmarkError
 from keras_branch_prune.saliency.criteria import GroupData, register_saliency
-from keras_branch_prune.sensitivity import GroupSensitivity, Sensitivity, sensitivity
 from keras_branch_prune.training.backup import EpochBackup
 from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
 from keras_branch_prune.training.distillation import Distiller

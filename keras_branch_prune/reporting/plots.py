@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.timing import Timing
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.sensitivity import Sensitivity
+from keras_branch_prune.reporting.sensitivities import Sensitivity
 
 _STEP = 1.025
 
