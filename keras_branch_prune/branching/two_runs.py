@@ -1,4 +1,4 @@
-"""A branched model run as two networks at once, and the maps in the order in which they can be fitted."""
+"""A branched model run as two networks, and its maps in an order in which they can be fitted."""
 
 from __future__ import annotations
 
