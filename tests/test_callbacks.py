@@ -11,7 +11,6 @@ import pytest
 from small_models import small_branched_model
 
 import keras_branch_prune as kbp
-from keras_branch_prune.alpha import callbacks as cb
 from keras_branch_prune.alpha.schedules import LinearDecay, ScheduleType, StepDecay
 from keras_branch_prune.layers.alpha import Alpha, alpha_layer
 from keras_branch_prune.layers.blend import AlphaBlend
@@ -69,17 +68,17 @@ def feed(callback, monitor, values, model=None):
 @pytest.mark.parametrize(
     ("callback", "expected"),
     [
-        (cb.AlphaStepDecay(), [*TENTHS, 0.0]),
-        (cb.AlphaStepDecay(0.5, every=2), [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]),
-        (cb.AlphaStepDecay(0.5, threshold=0.5), [1.0, 0.0, 0.0]),
-        (cb.AlphaExponentialDecay(math.log(4), threshold=0.2), [1.0, 0.25, 0.0]),
-        (cb.AlphaMultiplicativeDecay(0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0]),
-        (cb.AlphaLinearDecay(4), [1.0, 0.75, 0.5, 0.25, 0.0]),
-        (cb.AlphaCosineDecay(4), [1.0, 0.8535534, 0.5, 0.14644662, 0.0]),
-        (cb.AlphaReduceOnPlateau(0.5, "loss", 1), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]),
-        (cb.AlphaCallback(StepDecay(0.5)), [1.0, 0.5, 0.0]),
+        (kbp.AlphaStepDecay(), [*TENTHS, 0.0]),
+        (kbp.AlphaStepDecay(0.5, every=2), [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]),
+        (kbp.AlphaStepDecay(0.5, threshold=0.5), [1.0, 0.0, 0.0]),
+        (kbp.AlphaExponentialDecay(math.log(4), threshold=0.2), [1.0, 0.25, 0.0]),
+        (kbp.AlphaMultiplicativeDecay(0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0]),
+        (kbp.AlphaLinearDecay(4), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (kbp.AlphaCosineDecay(4), [1.0, 0.8535534, 0.5, 0.14644662, 0.0]),
+        (kbp.AlphaReduceOnPlateau(0.5, "loss", 1), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]),
+        (kbp.AlphaCallback(StepDecay(0.5)), [1.0, 0.5, 0.0]),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, cb.AlphaCallback) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, kbp.AlphaCallback) else "",
 )
 def test_alpha_of_each_epoch(callback, expected):
     assert feed(callback, "loss", [0.0] * len(expected)) == expected
@@ -91,7 +90,7 @@ def test_alpha_of_each_epoch(callback, expected):
     ids=str,
 )
 def test_training_sees_alpha(options):
-    history = train(alpha_meter(**options), cb.AlphaStepDecay(0.25), epochs=6)
+    history = train(alpha_meter(**options), kbp.AlphaStepDecay(0.25), epochs=6)
     assert history["alpha"] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     assert history["loss"] == history["val_loss"] == history["alpha"]
 
@@ -103,7 +102,7 @@ def test_training_sees_alpha_in_mixed_bfloat16():
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("blend").output.dtype == "bfloat16"
-    history = train(model, cb.AlphaStepDecay(), epochs=11)
+    history = train(model, kbp.AlphaStepDecay(), epochs=11)
     assert history["alpha"] == TENTHS
     np.testing.assert_allclose(history["loss"], TENTHS, atol=2**-9)
 
@@ -120,9 +119,9 @@ def test_training_sees_alpha_in_mixed_bfloat16():
 )
 def test_moving_alpha_does_not_retrace(unit, options):
     model = alpha_meter(**options)
-    train(model, cb.AlphaStepDecay(0.01, unit=unit), epochs=1)
+    train(model, kbp.AlphaStepDecay(0.01, unit=unit), epochs=1)
     before = CallCounter.calls
-    history = train(model, cb.AlphaStepDecay(0.01, unit=unit), epochs=3)
+    history = train(model, kbp.AlphaStepDecay(0.01, unit=unit), epochs=3)
     assert len(set(history["alpha"])) == 3
     assert CallCounter.calls == before
 
@@ -142,7 +141,7 @@ def test_moving_alpha_does_not_retrace(unit, options):
 )
 def test_counts_batches(batches, per_execution, every, expected):
     model = alpha_meter(steps_per_execution=per_execution)
-    callback = cb.AlphaStepDecay(0.01, unit="batch", every=every)
+    callback = kbp.AlphaStepDecay(0.01, unit="batch", every=every)
     alphas = []
     for _ in expected:
         train(model, callback, 1, batches)
@@ -156,7 +155,7 @@ def test_batch_logs_hold_alpha_of_the_batch():
         on_train_batch_end=lambda batch, logs: seen.append(logs["alpha"])
     )
     model = alpha_meter()
-    callback = cb.AlphaStepDecay(0.1, unit="batch")
+    callback = kbp.AlphaStepDecay(0.1, unit="batch")
     history = train(model, None, 2, callbacks=[callback, record])
     assert seen == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
     assert history["alpha"] == [0.6, 0.2]
@@ -165,8 +164,8 @@ def test_batch_logs_hold_alpha_of_the_batch():
 
 
 def test_only_counting_batches_needs_synchronous_batches():
-    assert cb.AlphaStepDecay(unit="epoch").async_safe
-    assert not cb.AlphaStepDecay(unit="batch").async_safe
+    assert kbp.AlphaStepDecay(unit="epoch").async_safe
+    assert not kbp.AlphaStepDecay(unit="batch").async_safe
 
 
 # Waiting for a metric
@@ -191,7 +190,7 @@ def test_only_counting_batches_needs_synchronous_batches():
 )
 @pytest.mark.parametrize("monitor", ["val_loss", "loss"])
 def test_steps_when_the_metric_has_stalled(monitor, options, values, expected):
-    callback = cb.AlphaStepDecay(0.5, monitor=monitor, **{"patience": 2, **options})
+    callback = kbp.AlphaStepDecay(0.5, monitor=monitor, **{"patience": 2, **options})
     assert feed(callback, monitor, values) == expected
 
 
@@ -213,12 +212,12 @@ def test_steps_when_the_metric_has_stalled(monitor, options, values, expected):
     ],
 )
 def test_tells_the_direction_from_the_name(monitor, direction):
-    assert cb.AlphaStepDecay(monitor=monitor).mode == direction
+    assert kbp.AlphaStepDecay(monitor=monitor).mode == direction
 
 
 def test_validation_in_some_epochs_only():
     model = alpha_meter()
-    callback = cb.AlphaReduceOnPlateau(patience=1)
+    callback = kbp.AlphaReduceOnPlateau(patience=1)
     with pytest.warns(UserWarning, match="alpha waits for monitor='val_loss'.*validation_data"):
         history = train(model, callback, epochs=9, validation_freq=2)
     assert history["alpha"] == [1.0] * 4 + [0.5] * 4 + [0.25]
@@ -226,7 +225,7 @@ def test_validation_in_some_epochs_only():
 
 def test_no_validation_warns_in_the_first_epoch():
     with pytest.warns(UserWarning, match=r"no validation: .* Logged: \['loss'\]"):
-        history = train(alpha_meter(), cb.AlphaReduceOnPlateau(), epochs=1, validation=False)
+        history = train(alpha_meter(), kbp.AlphaReduceOnPlateau(), epochs=1, validation=False)
     assert history["alpha"] == [1.0]
 
 
@@ -234,7 +233,7 @@ def test_no_validation_warns_in_the_first_epoch():
 def test_unknown_metric(monitor):
     message = rf"must be one of the logged metrics \['loss', 'val_loss'\]. Received.*{monitor}"
     with pytest.raises(ValueError, match=message):
-        train(alpha_meter(), cb.AlphaStepDecay(monitor=monitor), epochs=1)
+        train(alpha_meter(), kbp.AlphaStepDecay(monitor=monitor), epochs=1)
 
 
 def test_the_metric_is_not_needed_once_alpha_is_zero():
@@ -242,7 +241,7 @@ def test_the_metric_is_not_needed_once_alpha_is_zero():
     kbp.set_alpha(model, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        history = train(model, cb.AlphaReduceOnPlateau(), epochs=1, validation=False)
+        history = train(model, kbp.AlphaReduceOnPlateau(), epochs=1, validation=False)
     assert history["alpha"] == [0.0]
 
 
@@ -253,7 +252,7 @@ def test_progress_and_csv_show_alpha(tmp_path, capsys):
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     model = alpha_meter()
     data = np.ones((2, 1)), np.zeros((2, 1))
-    callback = cb.AlphaStepDecay(0.1, verbose=1)
+    callback = kbp.AlphaStepDecay(0.1, verbose=1)
     model.fit(*data, epochs=3, verbose=2, callbacks=[callback, logger])
     output = capsys.readouterr().out
     assert "alpha: 0.9000" in output
@@ -263,7 +262,7 @@ def test_progress_and_csv_show_alpha(tmp_path, capsys):
 
 
 def test_quiet_by_default(capsys):
-    train(alpha_meter(), cb.AlphaStepDecay(), epochs=2)
+    train(alpha_meter(), kbp.AlphaStepDecay(), epochs=2)
     assert capsys.readouterr().out == ""
 
 
@@ -272,7 +271,7 @@ def test_quiet_by_default(capsys):
 
 def test_second_fit_continues():
     model = alpha_meter()
-    alphas = [train(model, cb.AlphaStepDecay(0.25, every=2), epochs=3)["alpha"] for _ in range(3)]
+    alphas = [train(model, kbp.AlphaStepDecay(0.25, every=2), epochs=3)["alpha"] for _ in range(3)]
     assert alphas == [[1.0, 1.0, 0.75], [0.75, 0.5, 0.5], [0.25, 0.25, 0.0]]
 
 
@@ -294,10 +293,10 @@ class Interrupt(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("make_callback", "interrupted_at"),
     [
-        (lambda: cb.AlphaStepDecay(0.2, every=2), 3),
-        (lambda: cb.AlphaStepDecay(0.02, unit="batch", every=3), 4),
-        (lambda: cb.AlphaReduceOnPlateau(patience=2, min_delta=10.0), 5),
-        (lambda: cb.AlphaCosineDecay(8, monitor="loss", patience=1, min_delta=10.0), 5),
+        (lambda: kbp.AlphaStepDecay(0.2, every=2), 3),
+        (lambda: kbp.AlphaStepDecay(0.02, unit="batch", every=3), 4),
+        (lambda: kbp.AlphaReduceOnPlateau(patience=2, min_delta=10.0), 5),
+        (lambda: kbp.AlphaCosineDecay(8, monitor="loss", patience=1, min_delta=10.0), 5),
     ],
     ids=["epochs", "batches", "plateau", "loss"],
 )
@@ -327,11 +326,11 @@ def test_resumes_after_an_interruption(tmp_path, make_callback, interrupted_at):
 
 def test_saved_model_continues(tmp_path):
     model = alpha_meter()
-    train(model, cb.AlphaReduceOnPlateau(patience=3), epochs=6)
+    train(model, kbp.AlphaReduceOnPlateau(patience=3), epochs=6)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert kbp.get_alpha(loaded) == 0.5
-    histories = [train(m, cb.AlphaReduceOnPlateau(patience=3), epochs=6) for m in (model, loaded)]
+    histories = [train(m, kbp.AlphaReduceOnPlateau(patience=3), epochs=6) for m in (model, loaded)]
     assert histories[0]["alpha"] == histories[1]["alpha"] == [0.5, 0.5] + [0.25] * 4
 
 
@@ -361,19 +360,19 @@ def test_finds_alpha_in_a_surrounding_model():
 def test_the_schedule_goes_on_below_an_alpha_set_by_hand(value, expected):
     model = alpha_meter()
     kbp.set_alpha(model, value)
-    assert train(model, cb.AlphaStepDecay(), epochs=3)["alpha"] == expected
+    assert train(model, kbp.AlphaStepDecay(), epochs=3)["alpha"] == expected
 
 
 def test_another_schedule_goes_on_below_alpha():
     model = alpha_meter()
-    train(model, cb.AlphaStepDecay(), epochs=3)
+    train(model, kbp.AlphaStepDecay(), epochs=3)
     assert kbp.get_alpha(model) == 0.7
-    assert train(model, cb.AlphaLinearDecay(5), epochs=4)["alpha"] == [0.7, 0.6, 0.4, 0.2]
+    assert train(model, kbp.AlphaLinearDecay(5), epochs=4)["alpha"] == [0.7, 0.6, 0.4, 0.2]
 
 
 def test_set_alpha_forgets_the_best_value():
     model = alpha_meter()
-    callback = cb.AlphaReduceOnPlateau(patience=2)
+    callback = kbp.AlphaReduceOnPlateau(patience=2)
     feed(callback, "val_loss", [0.0, 0.0], model=model)
     kbp.set_alpha(model, 0.5)
     assert feed(callback, "val_loss", [5.0, 5.0, 5.0, 5.0], model=model) == [0.5, 0.5, 0.5, 0.25]
@@ -381,7 +380,7 @@ def test_set_alpha_forgets_the_best_value():
 
 def test_set_alpha_restarts_the_count():
     model = alpha_meter()
-    callback = cb.AlphaStepDecay(0.1, every=3)
+    callback = kbp.AlphaStepDecay(0.1, every=3)
     feed(callback, "loss", [0.0, 0.0], model=model)
     kbp.set_alpha(model, 0.5)
     assert feed(callback, "loss", [0.0] * 4, model=model) == [0.5, 0.5, 0.5, 0.4]
@@ -406,7 +405,7 @@ def test_model_without_alpha():
     model = plain_model()
     model.compile(loss="mse")
     with pytest.raises(ValueError, match=message):
-        model.fit(np.ones((1, 1)), np.ones((1, 1)), callbacks=[cb.AlphaStepDecay()], verbose=0)
+        model.fit(np.ones((1, 1)), np.ones((1, 1)), callbacks=[kbp.AlphaStepDecay()], verbose=0)
 
 
 def test_model_with_two_alphas():
@@ -442,32 +441,32 @@ def test_wrong_alpha(value):
 )
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
-        cb.AlphaStepDecay(**options)
+        kbp.AlphaStepDecay(**options)
 
 
 def test_plateau_needs_a_metric():
     with pytest.raises(ValueError, match="`monitor` must be the name of a metric"):
-        cb.AlphaReduceOnPlateau(monitor=None)
+        kbp.AlphaReduceOnPlateau(monitor=None)
 
 
 def test_schedule_must_be_one():
     with pytest.raises(ValueError, match=r"`schedule` must be an AlphaSchedule\. Received"):
-        cb.AlphaCallback(0.1)
+        kbp.AlphaCallback(0.1)
 
 
 @pytest.mark.parametrize("kind", ScheduleType)
 def test_make_alpha_callback(kind):
     parameter = 3.0 if kind in (ScheduleType.LINEAR, ScheduleType.COSINE) else 0.25
-    callback = cb.make_alpha_callback(kind, parameter, monitor="loss", patience=4, threshold=0.1)
+    callback = kbp.make_alpha_callback(kind, parameter, monitor="loss", patience=4, threshold=0.1)
     assert parameter in vars(callback.schedule).values()
     assert (callback.monitor, callback.patience, callback.schedule.threshold) == ("loss", 4, 0.1)
-    assert cb.make_alpha_callback(kind).schedule == type(callback)().schedule
+    assert kbp.make_alpha_callback(kind).schedule == type(callback)().schedule
     assert kind.name.replace("_", "") in type(callback).__name__.upper()
 
 
 def test_make_alpha_callback_refuses():
     with pytest.raises(ValueError, match=r"`schedule` must be a ScheduleType\. Received"):
-        cb.make_alpha_callback("step")
+        kbp.make_alpha_callback("step")
     with pytest.raises(ValueError, match="`steps` must be an integer"):
-        cb.make_alpha_callback(ScheduleType.LINEAR, 2.5)
-    assert cb.make_alpha_callback(ScheduleType.LINEAR, 20.0).schedule == LinearDecay(20)
+        kbp.make_alpha_callback(ScheduleType.LINEAR, 2.5)
+    assert kbp.make_alpha_callback(ScheduleType.LINEAR, 20.0).schedule == LinearDecay(20)

@@ -14,7 +14,7 @@ from keras_branch_prune.channels.layouts import Block, Layout, Segment
 from keras_branch_prune.data.batches import BATCH_SIZE
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.saliency.features import Features, measure_features
-from keras_branch_prune.saliency.gradients import _Gradients
+from keras_branch_prune.saliency.gradients import Gradients
 
 
 def features(model: keras.Model, data, **options) -> Features:
@@ -249,9 +249,9 @@ def test_channels_that_nobody_reads_have_no_rows():
 
 def test_one_function_is_traced_for_batches_of_all_sizes(monkeypatch):
     traces = []
-    differentiate = _Gradients._differentiate
+    differentiate = Gradients._differentiate
     monkeypatch.setattr(
-        _Gradients, "_differentiate", lambda *a: traces.append(1) or differentiate(*a)
+        Gradients, "_differentiate", lambda *a: traces.append(1) or differentiate(*a)
     )
     model = build("mlp")
     features(model, samples(model, 70))

@@ -30,6 +30,15 @@ from keras_branch_prune.layers.channel_map import ChannelMap
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]
 """Shape of a sample without the batch dimension, or one such shape per input name."""
 
+_TENSOR_PRODUCTS = frozenset(
+    {
+        *("AdditiveAttention", "Attention", "Dot", "DotProductAttention"),
+        *("Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot"),
+        *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv"),
+    }
+)
+"""Names of layers and `keras.ops` operations that multiply tensors with each other."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
@@ -134,16 +143,6 @@ def layer_macs(call: Call) -> int | None:
 def _may_multiply(unit: Unit) -> bool:
     has_matrix = any(len(weight.shape) >= 2 for weight in unit.weights)
     return has_matrix or unit.cls.__name__ in _TENSOR_PRODUCTS
-
-
-_TENSOR_PRODUCTS = frozenset(
-    {
-        *("AdditiveAttention", "Attention", "Dot", "DotProductAttention"),
-        *("Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot"),
-        *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv"),
-    }
-)
-"""Names of layers and `keras.ops` operations that multiply tensors with each other."""
 
 
 def _positions(call: Call, value: Value, dims: Sequence[int | None]) -> int:

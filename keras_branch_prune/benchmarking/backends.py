@@ -27,6 +27,8 @@ from keras_branch_prune.files.models import load_model, save_model
 
 _Export = Callable[[keras.Model, Path], object]
 
+_DEVICES = ("cpu", "gpu")
+
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
@@ -47,7 +49,6 @@ class Backend:
     export: _Export | None = None
 
 
-_DEVICES = ("cpu", "gpu")
 BACKENDS: Mapping[str, Backend] = {
     "keras": Backend(".keras", devices=_DEVICES, export=save_model),
     "saved_model": Backend("", "saved_model.pb", _DEVICES),

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from keras_branch_prune.branching.least_squares import ColumnStatistics, Moments
-from keras_branch_prune.branching.two_runs import _ORIGINAL, _is_narrow_norm, _Task, _Walk
+from keras_branch_prune.branching.two_runs import ORIGINAL, Task, TwoRuns, is_narrow_norm
 from keras_branch_prune.data.batches import read_batches
 from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.canonical import canonical
@@ -82,31 +82,31 @@ def reconstruct(
     graph = canonical(branched)
     if not any(call.unit.cls is AlphaBlend for call in graph.calls):
         raise ValueError(f"`branched` must be made by `branch`. Received: '{graph.name}'")
-    fitter = _Fitter(fitting or Fitting())
+    fitter = MapFitter(fitting or Fitting())
     with Spool(memory_mib) as spool:
         for inputs, _ in read_batches(data, graph):
             for value, array in zip(graph.input_values, inputs, strict=True):
-                spool.append((_ORIGINAL, value), array)
-        _Walk(graph, spool, fitter).run()
+                spool.append((ORIGINAL, value), array)
+        TwoRuns(graph, spool, fitter).run()
     return fitter.errors
 
 
-class _Fitter:
+class MapFitter:
     """Fits the unit of some tasks, by its class."""
 
     def __init__(self, fitting: Fitting):
         self._fitting = fitting
         self.errors: dict[str, float] = {}
 
-    def fits(self, task: _Task) -> bool:
+    def fits(self, task: Task) -> bool:
         """Whether the unit of a task is one to be fitted."""
-        if task.run == _ORIGINAL:
+        if task.run == ORIGINAL:
             return False
         if task.call.unit.cls is ChannelMap:
             return self._fitting.expand if task.is_expand else self._fitting.reduce
-        return self._fitting.statistics and _is_narrow_norm(task.call.unit)
+        return self._fitting.statistics and is_narrow_norm(task.call.unit)
 
-    def fit(self, tasks: Sequence[_Task], spool: Spool) -> None:
+    def fit(self, tasks: Sequence[Task], spool: Spool) -> None:
         """Fits the unit that the tasks share to all of them."""
         if tasks[0].call.unit.cls is not ChannelMap:
             _set_statistics(tasks, spool)
@@ -114,7 +114,7 @@ class _Fitter:
         elif any(task.target not in task.inputs.values() for task in tasks):
             self._fit_map(tasks, spool)
 
-    def _fit_map(self, tasks: Sequence[_Task], spool: Spool) -> None:
+    def _fit_map(self, tasks: Sequence[Task], spool: Spool) -> None:
         unit, is_expand = tasks[0].call.unit, tasks[0].is_expand
         kernels = unit.weights[: len(unit.config["blocks"])]
         starts = [as_array(kernel).astype(np.float64) for kernel in kernels]
@@ -136,7 +136,7 @@ class _Fitter:
             energy = sum(fit.energy for fit in fits)
             self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0
 
-    def _has_intercept(self, tasks: Sequence[_Task]) -> bool:
+    def _has_intercept(self, tasks: Sequence[Task]) -> bool:
         """Whether a map has a bias, or new statistics of what reads it take the place of one."""
         if tasks[0].call.unit.config["use_bias"]:
             return True
@@ -144,7 +144,7 @@ class _Fitter:
 
 
 def _map_batches(
-    task: _Task, starts: Sequence[np.ndarray], spool: Spool
+    task: Task, starts: Sequence[np.ndarray], spool: Spool
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     """Yields for every batch the rows that each block of a map gets and those it should give."""
     assert task.target is not None
@@ -187,7 +187,7 @@ def _rows(array: np.ndarray, unit: Unit) -> np.ndarray:
     return rows
 
 
-def _set_statistics(tasks: Sequence[_Task], spool: Spool) -> None:
+def _set_statistics(tasks: Sequence[Task], spool: Spool) -> None:
     """Gives a BatchNormalization the mean and variance of its inputs over all batches."""
     *_, mean, variance = tasks[0].call.unit.weights
     statistics = ColumnStatistics(mean.shape[0])

@@ -26,7 +26,7 @@ from keras import ops
 from keras_branch_prune.common.arguments import require_number
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.data.batches import read_batches
-from keras_branch_prune.data.samples import _Samples
+from keras_branch_prune.data.samples import Samples
 from keras_branch_prune.data.spool import Spool
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.graph.graph import as_array
@@ -110,7 +110,7 @@ def refine(
     _check(epochs, learning_rate, batch_size)
     pair = _Pair(branched)
     with Spool(memory_mib) as spool, _kept_safe(pair):
-        samples = _Samples(spool, read_batches(data, pair.graph))
+        samples = Samples(spool, read_batches(data, pair.graph))
         training = _Training(pair, samples, epochs, learning_rate, batch_size, seed)
         errors, losses = [training.validate(0)], []
         best, weights = 0, _values(pair.variables)
@@ -207,7 +207,7 @@ class _Training:
     def __init__(
         self,
         pair: _Pair,
-        samples: _Samples,
+        samples: Samples,
         epochs: int,
         learning_rate: float,
         batch_size: int,

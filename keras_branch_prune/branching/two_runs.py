@@ -19,15 +19,15 @@ from keras_branch_prune.layers.blend import AlphaBlend
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import PRUNED_SUFFIX
 
-_ORIGINAL, _PRUNED = "original", "pruned"
+ORIGINAL, PRUNED = "original", "pruned"
 
 
-_Key = tuple[str, Value]
+Key = tuple[str, Value]
 """Run and tensor."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
     """One call in one run, and what must be there before.
 
     Args:
@@ -41,25 +41,25 @@ class _Task:
 
     call: Call
     run: str
-    inputs: Mapping[Value, _Key]
-    target: _Key | None = None
+    inputs: Mapping[Value, Key]
+    target: Key | None = None
     is_expand: bool = False
     feeds_norm: bool = False
 
     @property
-    def needs(self) -> set[_Key]:
+    def needs(self) -> set[Key]:
         """All that must be there before."""
         return {*self.inputs.values(), *([self.target] if self.target else [])}
 
 
-def _tasks(graph: Graph) -> list[_Task]:
+def _tasks(graph: Graph) -> list[Task]:
     """Returns the calls of both runs side by side, so that few tensors are needed at a time."""
     blends = [call for call in graph.calls if call.unit.cls is AlphaBlend]
     original = substitute(graph, {c.outputs[0]: c.inputs[1] for c in blends})
     pruned = substitute(graph, {c.outputs[0]: c.inputs[2] for c in blends})
     targets = {call.inputs[2]: call.inputs[1] for call in blends}
     tasks = [
-        _Task(call, _ORIGINAL, {value: (_ORIGINAL, value) for value in call.inputs})
+        Task(call, ORIGINAL, {value: (ORIGINAL, value) for value in call.inputs})
         for call in original.calls
     ]
     tasks += _pruned_tasks(pruned, targets)
@@ -67,7 +67,7 @@ def _tasks(graph: Graph) -> list[_Task]:
     return sorted(tasks, key=lambda task: place[task.call.outputs[0]])
 
 
-def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[_Task]:
+def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[Task]:
     """Yields the calls of the pruned run whose results differ from those of the original one."""
     readers = graph.consumers()
     differs: set[Value] = set()
@@ -76,41 +76,41 @@ def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[_Tas
         if differs.isdisjoint(call.inputs) and not is_map:
             continue
         output = call.outputs[0]
-        inputs = {v: (_PRUNED if v in differs else _ORIGINAL, v) for v in call.inputs}
-        target = (_ORIGINAL, targets.get(output, call.inputs[0])) if is_map else None
-        feeds_norm = all(_is_narrow_norm(reader.unit) for reader in readers.get(output, ()))
-        yield _Task(call, _PRUNED, inputs, target, output in targets, feeds_norm)
+        inputs = {v: (PRUNED if v in differs else ORIGINAL, v) for v in call.inputs}
+        target = (ORIGINAL, targets.get(output, call.inputs[0])) if is_map else None
+        feeds_norm = all(is_narrow_norm(reader.unit) for reader in readers.get(output, ()))
+        yield Task(call, PRUNED, inputs, target, output in targets, feeds_norm)
         differs.update(call.outputs)
 
 
-class _Fits(Protocol):
+class Fitter(Protocol):
     """What fits the units of tasks."""
 
-    def fits(self, task: _Task) -> bool:
+    def fits(self, task: Task) -> bool:
         """Whether the unit of a task is one to be fitted."""
         ...
 
-    def fit(self, tasks: Sequence[_Task], spool: Spool) -> None:
+    def fit(self, tasks: Sequence[Task], spool: Spool) -> None:
         """Fits the unit that the tasks share to all of them."""
         ...
 
 
-class _Walk:
+class TwoRuns:
     """Does the tasks in order, each as soon as all it needs is there.
 
     A map that is used several times is fitted to all its uses, unless one waits for another.
     """
 
-    def __init__(self, graph: Graph, spool: Spool, fitter: _Fits):
+    def __init__(self, graph: Graph, spool: Spool, fitter: Fitter):
         self._tasks = _tasks(graph)
         self._spool = spool
         self._fitter = fitter
         self._uses = Counter(task.call.unit for task in self._tasks if fitter.fits(task))
         self._readers = Counter(key for task in self._tasks for key in task.needs)
-        self._waiting: dict[_Key, list[int]] = {}
+        self._waiting: dict[Key, list[int]] = {}
         self._missing: list[int] = []
         for index, task in enumerate(self._tasks):
-            missing = task.needs - {(_ORIGINAL, value) for value in graph.input_values}
+            missing = task.needs - {(ORIGINAL, value) for value in graph.input_values}
             self._missing.append(len(missing))
             for key in missing:
                 self._waiting.setdefault(key, []).append(index)
@@ -118,7 +118,7 @@ class _Walk:
 
     def run(self) -> None:
         """Does all tasks."""
-        held: dict[Unit, list[_Task]] = {}
+        held: dict[Unit, list[Task]] = {}
         while self._ready or held:
             tasks = self._take(held)
             if tasks and tasks[0].call.unit in self._uses:
@@ -127,7 +127,7 @@ class _Walk:
             for task in tasks:
                 self._do(task)
 
-    def _take(self, held: dict[Unit, list[_Task]]) -> list[_Task]:
+    def _take(self, held: dict[Unit, list[Task]]) -> list[Task]:
         """Returns the next tasks to do; none if the next one waits for others of its map."""
         if not self._ready:
             return held.pop(next(iter(held)))
@@ -138,7 +138,7 @@ class _Walk:
         held.setdefault(unit, []).append(task)
         return held.pop(unit) if len(held[unit]) == self._uses[unit] else []
 
-    def _do(self, task: _Task) -> None:
+    def _do(self, task: Task) -> None:
         """Runs the layer on all batches, drops what nobody reads any more, readies what can be."""
         layer, call = LayerRunner(task.call), task.call
         for tensors in self._batches(task):
@@ -159,13 +159,14 @@ class _Walk:
                 if not self._missing[index]:
                     heapq.heappush(self._ready, index)
 
-    def _batches(self, task: _Task) -> Iterator[dict[Value, Any]]:
+    def _batches(self, task: Task) -> Iterator[dict[Value, Any]]:
         """Yields the tensors that a task reads, batch by batch."""
         arrays = (self._spool.batches(key) for key in task.inputs.values())
         for batch in zip(*arrays, strict=True):
             yield dict(zip(task.inputs, map(ops.convert_to_tensor, batch), strict=True))
 
 
-def _is_narrow_norm(unit: Unit) -> bool:
+def is_narrow_norm(unit: Unit) -> bool:
+    """Whether a unit is a BatchNormalization of the pruned branch."""
     is_norm = unit.cls is keras.layers.BatchNormalization
     return is_norm and unit.name.endswith(PRUNED_SUFFIX)

@@ -35,3 +35,9 @@ def check_share(argument: str, share: Any) -> None:
     number = isinstance(share, (int, float)) and not isinstance(share, bool)
     if not number or not 0 < share < 1:
         raise ValueError(f"`{argument}` must be a number in (0, 1). Received: {share!r}")
+
+
+def number_or_nan(value: Any) -> float:
+    """Returns a number as a float, and NaN for all else, which is in no range."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if is_number else float("nan")

@@ -19,7 +19,7 @@ def require_samples(name: str, arrays: Any) -> int:
     return counts[0]
 
 
-def _check_data(name: str, data: Any) -> None:
+def check_data(name: str, data: Any) -> None:
     """Raises unless data can be read again for every epoch."""
     dataset = isinstance(data, keras.utils.PyDataset) or hasattr(data, "cardinality")
     if not dataset and not (isinstance(data, tuple) and len(data) in (2, 3)):
@@ -33,7 +33,7 @@ def _check_data(name: str, data: Any) -> None:
         raise ValueError(f"`{name}` must be a dataset that ends. Received: an infinite one")
 
 
-def _first(dataset: Any, count: int) -> Any:
+def first_samples(dataset: Any, count: int) -> Any:
     """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
     if isinstance(dataset, keras.utils.PyDataset):
         dataset = (dataset[index] for index in range(dataset.num_batches))

@@ -10,7 +10,7 @@ from keras_branch_prune.data.batches import Batch
 from keras_branch_prune.data.spool import Spool
 
 
-class _Samples:
+class Samples:
     """Calibration inputs sample by sample, so that they can be shuffled.
 
     Args:

@@ -27,7 +27,7 @@ _FUSED_ACTIVATION_LAYERS = (
 )
 
 
-def _split_activations(graph: Graph) -> Graph:
+def split_activations(graph: Graph) -> Graph:
     """Splits fused activations off, except at model outputs, whose names must not change."""
     heads = set(graph.output_values)
     keep = {call.unit for call in graph.calls if heads.intersection(call.outputs)}

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_branch_prune.graph.activations import _split_activations, fuse_activations
+from keras_branch_prune.graph.activations import fuse_activations, split_activations
 from keras_branch_prune.graph.attention import fuse_attention, split_attention
 from keras_branch_prune.graph.graph import Graph, Unit
-from keras_branch_prune.graph.reading import _functional_graph, _Reader
+from keras_branch_prune.graph.reading import GraphReader, functional_graph
 from keras_branch_prune.graph.rewriting import replace_units
-from keras_branch_prune.graph.separable import _split_separable, _unwrap_dense
+from keras_branch_prune.graph.separable import split_separable, unwrap_dense
 
 
 def canonical(model: keras.Model) -> Graph:
@@ -36,8 +36,8 @@ def canonical(model: keras.Model) -> Graph:
         ValueError: If it is not built, has no functional graph (a subclassed model or one that
             overrides `call`), or contains a quantized layer.
     """
-    function = _functional_graph(model, "model")
-    reader = _Reader()
+    function = functional_graph(model, "model")
+    reader = GraphReader()
     inputs, outputs = reader.read(function)
     graph = Graph(
         name=model.name,
@@ -48,8 +48,8 @@ def canonical(model: keras.Model) -> Graph:
         calls=tuple(reader.calls),
     )
     graph = _keep_output_names(graph, function.output_names)
-    graph = _split_separable(split_attention(_unwrap_dense(graph)))
-    return _split_activations(graph)
+    graph = split_separable(split_attention(unwrap_dense(graph)))
+    return split_activations(graph)
 
 
 def _keep_output_names(graph: Graph, names: Sequence[str]) -> Graph:

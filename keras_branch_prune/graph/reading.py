@@ -13,7 +13,7 @@ from keras_branch_prune.graph.graph import Call, Unit, Value
 from keras_branch_prune.graph.rewriting import pack, unique_name
 
 
-class _Reader:
+class GraphReader:
     """Reads Keras' graph of nodes into calls, inlining nested models."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _Reader:
         return tree.map_structure(lambda tensor: tensors[id(tensor)], function._outputs_struct)
 
     def _call_model(self, model: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
-        function = _functional_graph(model, model.name)
+        function = functional_graph(model, model.name)
         values = [leaf for leaf in tree.flatten(args) if isinstance(leaf, Value)]
         tensors = dict(zip(map(id, function.inputs), values, strict=True))
         context = {"training": kwargs["training"]} if "training" in kwargs else {}
@@ -73,7 +73,7 @@ def _nodes_in_order(function: Any) -> Iterable[Any]:
                 yield node
 
 
-def _functional_graph(model: Any, name: str) -> Any:
+def functional_graph(model: Any, name: str) -> Any:
     """Returns the object that holds the functional graph of `model`, or raises."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`{name}` must be a keras.Model. Received: {type(model).__name__}")

@@ -15,7 +15,7 @@ _SEPARABLE_LAYERS = {
 }
 
 
-def _unwrap_dense(graph: Graph) -> Graph:
+def unwrap_dense(graph: Graph) -> Graph:
     """Replaces `TimeDistributed(Dense)` by the `Dense`, which does the same at every step."""
     wrapping = (c.unit for c in graph.calls if c.unit.cls is keras.layers.TimeDistributed)
     units = {unit: _unwrapped(unit) for unit in wrapping if _wraps_dense(unit)}
@@ -37,7 +37,7 @@ def _wraps_dense(unit: Unit) -> bool:
     return layer["module"] == "keras.layers" and layer["class_name"] == "Dense" and trainable
 
 
-def _split_separable(graph: Graph) -> Graph:
+def split_separable(graph: Graph) -> Graph:
     """Splits separable convolutions into a depthwise and a pointwise one."""
     parts: dict[Unit, tuple[Unit, Unit]] = {}
     calls: list[Call] = []

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune.common.arguments import number_up_to
-from keras_branch_prune.layers.blend import _PACKAGE
+from keras_branch_prune.layers.names import PACKAGE
 
 
 def alpha_layer(model: keras.Model) -> Alpha:
@@ -106,7 +106,7 @@ def alpha_of(layer: Alpha) -> float:
     return float(str(np.float32(value_of(layer.alpha))))
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class Alpha(keras.layers.Layer):
     """Owns α and all state of its decay, and emits α as a scalar to every blend of the model.
 

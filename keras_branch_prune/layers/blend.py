@@ -10,10 +10,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-_PACKAGE = "keras_branch_prune"
+from keras_branch_prune.layers.names import PACKAGE
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class AlphaBlend(keras.layers.Layer):
     """Computes `α·original + (1 − α)·pruned`.
 

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.layers.blend import _PACKAGE
+from keras_branch_prune.layers.names import PACKAGE
 
 _MAP_WEIGHT = "keras_branch_prune_map"
 
 
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class ChannelMap(keras.layers.Layer):
     """A linear map along the channel axis: reduce (C → k) or expand (k → C).
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.common.arguments import check_share
+from keras_branch_prune.common.arguments import check_share, number_or_nan
 from keras_branch_prune.planning.latency_search import (
     share_of_milliseconds,
 )
@@ -48,7 +47,7 @@ class Latency:
             )
         if self.share is not None:
             check_share("latency", self.share)
-        if self.milliseconds is not None and not 0 < _number(self.milliseconds) < math.inf:
+        if self.milliseconds is not None and not 0 < number_or_nan(self.milliseconds) < math.inf:
             raise ValueError(
                 f"`milliseconds` must be a positive number. Received: {self.milliseconds!r}"
             )
@@ -90,18 +89,12 @@ def one_target(**targets: Any) -> tuple[str, Any]:
     return name, value
 
 
-def _number(value: Any) -> float:
-    """Returns a number, and NaN for all else."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
-
-
 def _check_ratio(name: str, ratio: Any) -> None:
-    if not 0 < _number(ratio) <= 1:
+    if not 0 < number_or_nan(ratio) <= 1:
         raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {ratio!r}")
 
 
-def _check_ratios(
+def check_ratios(
     width: Mapping[str, Any], analysis: Analysis, selected: Sequence[ChannelGroup]
 ) -> None:
     """Raises unless all are ratios of selected groups that can be pruned."""

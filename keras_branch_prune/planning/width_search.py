@@ -18,8 +18,8 @@ from keras_branch_prune.graph.canonical import fuse
 from keras_branch_prune.planning.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.planning.cost_model import CostModel
 from keras_branch_prune.planning.latency_search import LatencySearch, latency_share, meet_latency
-from keras_branch_prune.planning.targets import Latency, Record, _check_ratios
-from keras_branch_prune.planning.widths import _ROUNDING, WidthChoices, nearest_width, width_choices
+from keras_branch_prune.planning.targets import Latency, Record, check_ratios
+from keras_branch_prune.planning.widths import ROUNDING, WidthChoices, nearest_width, width_choices
 from keras_branch_prune.saliency.ranking import Ranking
 
 
@@ -57,7 +57,7 @@ class WidthSearch:
                 f"`allocation` must be one of {ALLOCATIONS}. Received: {self.allocation!r}"
             )
         if isinstance(self.value, Mapping):
-            _check_ratios(self.value, self.analysis, self.groups)
+            check_ratios(self.value, self.analysis, self.groups)
         choices = self._choices()
         if self.target in ("params", "macs"):
             check_reachable(CostModel(self.analysis, self.target), choices, self.value)
@@ -136,7 +136,7 @@ class WidthSearch:
     def _lowest_share(self, costs: CostModel) -> float:
         """Returns the smallest cost share that the limits allow, rounded up."""
         lowest = costs.cost({choice.name: choice.lowest for choice in self._choices()})
-        return min(lowest / costs.whole * (1 + _ROUNDING), 1 - _ROUNDING)
+        return min(lowest / costs.whole * (1 + ROUNDING), 1 - ROUNDING)
 
 
 def _warn_unless_met(search: LatencySearch) -> None:

@@ -10,7 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.planning.targets import _number
+from keras_branch_prune.common.arguments import number_or_nan
+
+Widths = Mapping[str, float] | float
+"""One limit for all groups or one per group name: whole numbers are channels, others shares."""
+
+ROUNDING = 1e-9
+"""What sums and products of floating-point numbers may be off, relative to them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +136,6 @@ def round_width(width: float, channels: int, round_to: int = 1) -> int:
     return min(channels, multiple)
 
 
-Widths = Mapping[str, float] | float
-"""One limit for all groups or one per group name: whole numbers are channels, others shares."""
-
-
-_ROUNDING = 1e-9
-"""What sums and products of floating-point numbers may be off, relative to them."""
-
-
 def width_limits(
     argument: str, limits: Widths | None, groups: Sequence[ChannelGroup]
 ) -> dict[str, int]:
@@ -164,7 +162,7 @@ def width_limits(
 
 def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
     whole = isinstance(limit, numbers.Integral)
-    if not 0 < _number(limit) <= (channels if whole else 1):
+    if not 0 < number_or_nan(limit) <= (channels if whole else 1):
         raise ValueError(
             f"`{argument}` must be shares in (0, 1], or whole numbers of channels up to those "
             f"of the group. Received: {limit!r} for group '{name}', of {channels} channels"
@@ -173,5 +171,5 @@ def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
         return int(limit)
     exact = limit * channels
     if argument == "floors":
-        return math.ceil(exact * (1 - _ROUNDING))
-    return max(1, math.floor(exact * (1 + _ROUNDING)))
+        return math.ceil(exact * (1 - ROUNDING))
+    return max(1, math.floor(exact * (1 + ROUNDING)))

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.data.datasets import _check_data, _first
+from keras_branch_prune.data.datasets import check_data, first_samples
 from keras_branch_prune.data.shuffled import ShuffledArrays
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.training.backup import EpochBackup
@@ -84,9 +84,9 @@ class Trainer:
     verbose: Any = "auto"
 
     def __post_init__(self) -> None:
-        _check_data("train", self.train)
+        check_data("train", self.train)
         if self.validation is not None:
-            _check_data("validation", self.validation)
+            check_data("validation", self.validation)
 
     @functools.cached_property
     def early_rate(self) -> float:
@@ -170,7 +170,7 @@ class Trainer:
         if not count:
             return None
         if not isinstance(self.train, tuple):
-            return _first(self.train, count)
+            return first_samples(self.train, count)
         samples = len(tree.flatten(self.train)[0])
         rng = np.random.default_rng(self.recipe.seed)
         chosen = np.sort(rng.permutation(samples)[:count])

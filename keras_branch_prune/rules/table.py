@@ -28,6 +28,30 @@ from keras_branch_prune.rules.operations import operation_rules
 from keras_branch_prune.rules.shapes import Flattening, Permutation, Reshaping
 from keras_branch_prune.rules.slicing import slicing_rules
 
+_ELEMENTWISE_ACTIVATIONS = frozenset(
+    (
+        *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+        *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish", "relu"),
+        *("relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus", "softsign"),
+        *("sparse_plus", "sparse_sigmoid", "squareplus", "swish", "tanh", "tanh_shrink"),
+        "threshold",
+    )
+)
+
+_layers = keras.layers
+
+_conv = LinearMap("filters", input_axis=-2, output_axis=-1)
+
+_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2)
+
+_elementwise = Channelwise()
+
+_softmax = Barrier("mixes the channels")
+
+_recurrent = Barrier("is recurrent")
+
+_permutation = Permutation(lambda unit, rank: (0, *unit.config["dims"]))
+
 
 def _data_format_axis(unit: Unit, value: Value, layout: Layout) -> bool:
     return layout.axis == channel_axis(unit, value)
@@ -62,27 +86,9 @@ def _noise_alike_for_channels(unit: Unit, value: Value, layout: Layout) -> bool:
     return noise_shape is None or noise_shape[layout.axis] in (None, 1)
 
 
-_ELEMENTWISE_ACTIVATIONS = frozenset(
-    (
-        *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
-        *("hard_swish", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish", "relu"),
-        *("relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus", "softsign"),
-        *("sparse_plus", "sparse_sigmoid", "squareplus", "swish", "tanh", "tanh_shrink"),
-        "threshold",
-    )
-)
-
-
-_layers = keras.layers
-_conv = LinearMap("filters", input_axis=-2, output_axis=-1)
-_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2)
-_elementwise = Channelwise()
 _spatial = Channelwise(_data_format_axis)
 _global_pooling = Channelwise(_data_format_axis, drops_positions=True)
-_softmax = Barrier("mixes the channels")
-_recurrent = Barrier("is recurrent")
 _along_channels = Channelwise(_only_channel_axis)
-_permutation = Permutation(lambda unit, rank: (0, *unit.config["dims"]))
 
 _RULES: dict[type, Rule] = {
     _layers.Dense: LinearMap("units", input_axis=0, output_axis=1, spatial=False),

@@ -23,7 +23,7 @@ from keras_branch_prune.analysis.groups import Analysis
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.data.batches import read_batches
 from keras_branch_prune.graph.graph import Value
-from keras_branch_prune.saliency.gradients import _Batch, _Gradients
+from keras_branch_prune.saliency.gradients import BatchGradients, Gradients
 
 
 @dataclasses.dataclass(eq=False)
@@ -80,7 +80,7 @@ def measure_features(
     """
     require_tensorflow("`calibration`")
     exits = _Exits(analysis, names)
-    gradients = _Gradients(analysis.graph, exits.values, loss, seed)
+    gradients = Gradients(analysis.graph, exits.values, loss, seed)
     digest, samples, energy = hashlib.sha256(), 0, 0.0
     for inputs, targets in read_batches(data, analysis.graph):
         for array in inputs:
@@ -140,7 +140,7 @@ class _Exits:
         """The tensors to look at."""
         return list(self._places)
 
-    def add(self, batch: _Batch) -> None:
+    def add(self, batch: BatchGradients) -> None:
         """Adds one batch."""
         seen: dict[str, int] = {}
         for index, places in enumerate(self._places.values()):

@@ -19,7 +19,7 @@ Loss = Callable[[Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Batch:
+class BatchGradients:
     """The features of one batch at all exits, the gradients there, and |y|² of the outputs.
 
     Args:
@@ -35,7 +35,7 @@ class _Batch:
     energy: float
 
 
-class _Gradients:
+class Gradients:
     """Runs a model and returns what is at the exits, and the gradients there."""
 
     def __init__(self, graph: Graph, exits: Sequence[Value], loss: Any, seed: int):
@@ -46,7 +46,7 @@ class _Gradients:
         self._rng = np.random.default_rng(seed)
         self._traced: Callable[..., tuple] | None = None
 
-    def __call__(self, inputs: Sequence[np.ndarray], targets: Any) -> _Batch:
+    def __call__(self, inputs: Sequence[np.ndarray], targets: Any) -> BatchGradients:
         """Returns the features and gradients of one batch."""
         if self._loss is not None and targets is None:
             raise ValueError(
@@ -60,7 +60,7 @@ class _Gradients:
         if self._traced is None:
             self._traced = self._trace(tensors)
         features, moves, slopes, energy = self._traced(*tensors)
-        return _Batch(_arrays(features), _arrays(moves), _arrays(slopes), float(energy))
+        return BatchGradients(_arrays(features), _arrays(moves), _arrays(slopes), float(energy))
 
     def _trace(self, tensors: Sequence[Any]) -> Callable[..., tuple]:
         """Returns the function for batches of any size, of tensors like these."""
