@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_branch_prune as kbp
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph import random_inputs, relative_error
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("names", None, "Architectures; none: all of keras.applications.")

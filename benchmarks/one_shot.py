@@ -24,7 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import keras_branch_prune as kbp
-from keras_branch_prune.saliency.criteria import SALIENCIES
+from keras_branch_prune.saliency import SALIENCIES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Trained model, a .keras file.", required=True)

@@ -31,7 +31,7 @@ from _masking import masked
 from absl import app, flags, logging
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmarking.measurement import cpu_name
+from keras_branch_prune.benchmarking import cpu_name
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("torch_python", None, "Python of an environment with torch, torch-pruning.")

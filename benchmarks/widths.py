@@ -27,8 +27,7 @@ from absl import app, flags, logging
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmarking.layer_latency import measure_in_turns
-from keras_branch_prune.benchmarking.measurement import cpu_name
+from keras_branch_prune.benchmarking import cpu_name, measure_in_turns
 
 FLAGS = flags.FLAGS
 _WIDTHS = "8,16,17,22,24,28,31,32,33,40,44,48,56,64,81,88,96,128"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.graph.equivalence import outputs_in_float64
+from keras_branch_prune.graph import outputs_in_float64
 
 
 def largest_difference(first: keras.Model, second: keras.Model, inputs: np.ndarray) -> float:

@@ -9,11 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.common.arguments import require_integer, require_number
-from keras_branch_prune.layers.alpha import Alpha, alpha_layer, alpha_of, value_of
-from keras_branch_prune.training.divergence import has_diverged
-from keras_branch_prune.training.monitors import direction, improves, report_missing
-from keras_branch_prune.training.snapshot import Snapshot, take
+from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, value_of
+from keras_branch_prune.training import (
+    Snapshot,
+    direction,
+    has_diverged,
+    improves,
+    report_missing,
+    take,
+)
 
 
 class AlphaBacktracking(keras.callbacks.Callback):

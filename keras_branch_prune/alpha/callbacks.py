@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_branch_prune.alpha import schedules
-from keras_branch_prune.common.arguments import number_up_to, require_integer
-from keras_branch_prune.layers.alpha import Alpha, alpha_layer, alpha_of, get_alpha, value_of
-from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.common import number_up_to, require_integer
+from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
+from keras_branch_prune.training import direction, improves, report_missing
 
 
 class AlphaCallback(keras.callbacks.Callback):

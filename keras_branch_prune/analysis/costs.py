@@ -21,11 +21,17 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    HeadAttention,
+    HeadProjection,
+    Unit,
+    Value,
+    build_model,
+    canonical,
+)
+from keras_branch_prune.layers import ChannelMap
 
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]
 """Shape of a sample without the batch dimension, or one such shape per input name."""

@@ -10,15 +10,11 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.channels.layouts import Layout
-from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
-from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Graph, Unit, Value, is_finite
-from keras_branch_prune.layers.alpha import Alpha
-from keras_branch_prune.rules.joining import Elementwise
-from keras_branch_prune.rules.slicing import SlicingRule
-from keras_branch_prune.rules.table import rule_for
+from keras_branch_prune.channels import ChannelRun, ChannelTracker, Layout
+from keras_branch_prune.common import DisjointSets
+from keras_branch_prune.graph import Graph, Unit, Value, canonical, is_finite
+from keras_branch_prune.layers import Alpha
+from keras_branch_prune.rules import Elementwise, SlicingRule, rule_for
 
 _MAX_PASSES = 64
 _GATES = frozenset({"Multiply", "Divide", "TrueDivide"})

@@ -10,13 +10,9 @@ import numpy as np
 from keras import tree
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.channels.kernels import ChannelMatrices
-from keras_branch_prune.channels.layouts import Kept, Layout
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.graph.rewriting import replace_units
-from keras_branch_prune.rules.linear import LinearRule
-from keras_branch_prune.rules.slicing import SlicingRule
-from keras_branch_prune.rules.table import rule_for
+from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
+from keras_branch_prune.graph import Call, Graph, Unit, Value, replace_units
+from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
 
 
 def spread(group: ChannelGroup, width: int) -> np.ndarray:

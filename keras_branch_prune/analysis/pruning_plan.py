@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 from keras_branch_prune.analysis.groups import Analysis
-from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.common import format_table
+from keras_branch_prune.files import atomic_write
 
 _FORMAT = 2
 

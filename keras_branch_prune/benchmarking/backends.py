@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.costs import Costs, InputShape, model_costs
+from keras_branch_prune.analysis import Costs, InputShape, model_costs
+from keras_branch_prune.exporting import Format, export_saved_model, fits_frozen, require_packages
 from keras_branch_prune.exporting import (
     litert as export_litert,
 )
@@ -20,10 +21,7 @@ from keras_branch_prune.exporting import (
 from keras_branch_prune.exporting import (
     openvino as export_openvino,
 )
-from keras_branch_prune.exporting.formats import Format, require_packages
-from keras_branch_prune.exporting.saved_model import export_saved_model
-from keras_branch_prune.exporting.serving import fits_frozen
-from keras_branch_prune.files.models import load_model, save_model
+from keras_branch_prune.files import load_model, save_model
 
 _Export = Callable[[keras.Model, Path], object]
 

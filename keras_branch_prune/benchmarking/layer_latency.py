@@ -12,13 +12,9 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
-from keras_branch_prune.analysis.costs import graph_costs, layer_macs
-from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.exporting.serving import inference_function
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.equivalence import random_inputs
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.analysis import graph_costs, layer_macs
+from keras_branch_prune.exporting import inference_form, inference_function
+from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, random_inputs
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
 """Maps models by name and the batch size to ms per call by name."""

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_branch_prune.analysis.costs import InputShape
+from keras_branch_prune.analysis import InputShape
 from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared, prepared_models
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.rounds import (
@@ -26,7 +26,7 @@ from keras_branch_prune.benchmarking.rounds import (
     warm_up,
 )
 from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
-from keras_branch_prune.runtimes.process import BenchmarkError
+from keras_branch_prune.runtimes import BenchmarkError
 
 __all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]
 

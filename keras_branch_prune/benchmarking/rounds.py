@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from keras_branch_prune.analysis.costs import InputShape
+from keras_branch_prune.analysis import InputShape
 from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared
 from keras_branch_prune.benchmarking.timing import Peak
-from keras_branch_prune.runtimes.process import Worker, start_worker
+from keras_branch_prune.runtimes import Worker, start_worker
 
 _WARM_UP_CALLS = 3
 _CALLS_PER_ROUND = 3

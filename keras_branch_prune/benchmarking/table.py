@@ -15,7 +15,7 @@ from keras_branch_prune.benchmarking.timing import (
     speedups,
     utilisation,
 )
-from keras_branch_prune.common.tables import format_table
+from keras_branch_prune.common import format_table
 
 _CONFIDENCE = 0.95
 _Value = Callable[[VariantResult], float | None]

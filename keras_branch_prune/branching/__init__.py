@@ -1,1 +1,15 @@
 """Puts a narrow branch into a model, fits it to the original, and multiplies it out again."""
+
+from keras_branch_prune.branching.brancher import branch
+from keras_branch_prune.branching.merger import merge
+from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
+from keras_branch_prune.branching.refinement import Refinement, refine
+
+__all__ = [
+    "Fitting",
+    "Refinement",
+    "branch",
+    "merge",
+    "reconstruct",
+    "refine",
+]

@@ -22,20 +22,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.analysis.groups import Analysis, analyse, check_weights
-from keras_branch_prune.analysis.pruning_plan import PruningPlan, check_plan
+from keras_branch_prune.analysis import Analysis, PruningPlan, analyse, check_plan, check_weights
 from keras_branch_prune.branching.reconstruction import reconstruct
-from keras_branch_prune.channels.layouts import Kept, Layout
-from keras_branch_prune.graph.building import ModelBuilder
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value
-from keras_branch_prune.layers.alpha import Alpha
-from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic
-from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.rules.linear import LinearRule
-from keras_branch_prune.rules.slicing import SlicingRule
-from keras_branch_prune.rules.table import rule_for
+from keras_branch_prune.channels import Kept, Layout
+from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.layers import PRUNED_SUFFIX, Alpha, AlphaBlend, ChannelMap, check_stochastic
+from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
 
 
 def branch(

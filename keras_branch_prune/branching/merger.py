@@ -6,18 +6,21 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_branch_prune.channels.kernels import ChannelMatrices
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical, fuse
-from keras_branch_prune.graph.equivalence import check_equivalent
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.graph.rewriting import replace_units, substitute
-from keras_branch_prune.layers.alpha import alpha_layer, get_alpha
-from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
-from keras_branch_prune.rules.linear import LinearRule
-from keras_branch_prune.rules.table import rule_for
+from keras_branch_prune.channels import ChannelMatrices
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    Unit,
+    Value,
+    build_model,
+    canonical,
+    check_equivalent,
+    fuse,
+    replace_units,
+    substitute,
+)
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap, alpha_layer, get_alpha
+from keras_branch_prune.rules import LinearRule, rule_for
 
 
 def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:

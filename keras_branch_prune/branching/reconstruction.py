@@ -25,12 +25,9 @@ import numpy as np
 
 from keras_branch_prune.branching.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.branching.two_runs import ORIGINAL, Task, TwoRuns, is_narrow_norm
-from keras_branch_prune.data.batches import read_batches
-from keras_branch_prune.data.spool import Spool
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Unit, as_array
-from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.data import Spool, read_batches
+from keras_branch_prune.graph import Unit, as_array, canonical
+from keras_branch_prune.layers import AlphaBlend, ChannelMap
 
 _PRIOR_ROWS = 10
 """Rows for which the old variance of a BatchNormalization counts, lest one sample make it zero."""

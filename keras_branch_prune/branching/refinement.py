@@ -23,18 +23,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common.arguments import require_number
-from keras_branch_prune.common.backend import require_tensorflow
-from keras_branch_prune.data.batches import read_batches
-from keras_branch_prune.data.samples import Samples
-from keras_branch_prune.data.spool import Spool
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import as_array
-from keras_branch_prune.graph.rewriting import pack
-from keras_branch_prune.layers.alpha import alpha_layer, value_of
-from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
+from keras_branch_prune.common import require_number, require_tensorflow
+from keras_branch_prune.data import Samples, Spool, read_batches
+from keras_branch_prune.graph import as_array, canonical, pack
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap, alpha_layer, value_of
 
 _HELD_OUT = 0.1
 """Share of the samples that are not trained on and decide which epoch is kept."""

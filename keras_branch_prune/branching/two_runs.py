@@ -11,13 +11,9 @@ from typing import Any, Protocol
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.data.spool import Spool
-from keras_branch_prune.graph.building import LayerRunner
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.graph.rewriting import substitute
-from keras_branch_prune.layers.blend import AlphaBlend
-from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
+from keras_branch_prune.data import Spool
+from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, substitute
+from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
 
 ORIGINAL, PRUNED = "original", "pruned"
 

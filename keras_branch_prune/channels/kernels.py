@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph.graph import Unit, as_array
+from keras_branch_prune.graph import Unit, as_array
 
 
 @dataclasses.dataclass(frozen=True)

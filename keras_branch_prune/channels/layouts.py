@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from keras_branch_prune.graph.graph import Deferred
+from keras_branch_prune.graph import Deferred
 
 Kept = Mapping[str, Sequence[int] | np.ndarray]
 """Channel group name → indices of the channels that stay; a group that is missing keeps all."""

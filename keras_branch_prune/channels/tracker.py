@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 from keras_branch_prune.channels.cuts import cuts_at, wanted_cuts
 from keras_branch_prune.channels.layouts import Block, Layout, Layouts, Segment
-from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph.graph import Unit, Value
+from keras_branch_prune.common import DisjointSets
+from keras_branch_prune.graph import Unit, Value
 
 Cuts = Mapping[str, Collection[int]]
 """Name of a source of channels → offsets at which its channels are cut into several runs."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.graph.graph import Graph, Value, is_finite
+from keras_branch_prune.graph import Graph, Value, is_finite
 
 BATCH_SIZE = 32
 """Samples per batch where arrays are given and the model leaves the number open."""

@@ -11,11 +11,17 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_branch_prune.graph.attention import fuse_attention
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
-from keras_branch_prune.graph.rewriting import replace_units, substitute
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    Unit,
+    Value,
+    build_model,
+    canonical,
+    fuse_attention,
+    replace_units,
+    substitute,
+)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:

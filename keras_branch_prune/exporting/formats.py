@@ -12,12 +12,12 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.common.backend import require_tensorflow
+from keras_branch_prune.common import require_tensorflow
 from keras_branch_prune.exporting.inference_form import inference_form
 from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
 from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
-from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.graph.rewriting import unique_name
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.graph import unique_name
 
 _LONGEST_REASON = 1000
 

@@ -6,11 +6,16 @@ import keras
 from keras import layers
 
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_normalization
-from keras_branch_prune.graph.attention import fuse_attention
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Call, Graph, Unit
-from keras_branch_prune.graph.rewriting import replace_units, substitute
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    Unit,
+    build_model,
+    canonical,
+    fuse_attention,
+    replace_units,
+    substitute,
+)
 
 _TRAINING_ONLY = frozenset(
     {

@@ -8,12 +8,12 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_branch_prune.common.backend import require_tensorflow
+from keras_branch_prune.common import require_tensorflow
 from keras_branch_prune.exporting.formats import folder_target
 from keras_branch_prune.exporting.inference_form import inference_form
 from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
 from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
-from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files import atomic_write
 
 __all__ = ["ExportError", "export_saved_model"]
 

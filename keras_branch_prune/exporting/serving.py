@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import tree
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keras_branch_prune.graph.rewriting import unique_name
+from keras_branch_prune.graph import unique_name
 
 # TensorFlow keeps many copies of constants: a process needs about 17 times their size. (The limit
 # of the format, 2 GB, is far above.)

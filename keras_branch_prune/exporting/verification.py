@@ -17,10 +17,14 @@ import tensorflow as tf
 from keras import tree
 
 from keras_branch_prune.exporting.serving import Names
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.equivalence import outputs_in_float64, random_inputs, relative_error
-from keras_branch_prune.runtimes.process import command_line
+from keras_branch_prune.graph import (
+    build_model,
+    canonical,
+    outputs_in_float64,
+    random_inputs,
+    relative_error,
+)
+from keras_branch_prune.runtimes import command_line
 
 _BATCHES = (1, 3)
 _TIMEOUT_S = 900

@@ -1,1 +1,48 @@
 """A model as a flat graph that is held as data: read from Keras, rewritten, and built again."""
+
+from keras_branch_prune.graph.attention import (
+    MAY_BE_MASKED,
+    attention_inputs,
+    fuse_attention,
+    why_whole,
+)
+from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
+from keras_branch_prune.graph.building import LayerRunner, ModelBuilder, build_model
+from keras_branch_prune.graph.canonical import canonical, fuse
+from keras_branch_prune.graph.equivalence import (
+    check_equivalent,
+    outputs_in_float64,
+    random_inputs,
+    relative_error,
+)
+from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value, as_array, is_finite
+from keras_branch_prune.graph.rewriting import pack, replace_units, substitute, unique_name
+
+__all__ = [
+    "MAY_BE_MASKED",
+    "Call",
+    "Deferred",
+    "Graph",
+    "HeadAttention",
+    "HeadProjection",
+    "LayerRunner",
+    "ModelBuilder",
+    "Unit",
+    "Value",
+    "as_array",
+    "attention_inputs",
+    "build_model",
+    "canonical",
+    "check_equivalent",
+    "fuse",
+    "fuse_attention",
+    "is_finite",
+    "outputs_in_float64",
+    "pack",
+    "random_inputs",
+    "relative_error",
+    "replace_units",
+    "substitute",
+    "unique_name",
+    "why_whole",
+]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.common.arguments import number_up_to
+from keras_branch_prune.common import number_up_to
 from keras_branch_prune.layers.names import PACKAGE
 
 

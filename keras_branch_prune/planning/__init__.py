@@ -1,1 +1,11 @@
 """How many channels stay, from any target."""
+
+from keras_branch_prune.planning.planner import plan
+from keras_branch_prune.planning.targets import Latency
+from keras_branch_prune.planning.widths import nearest_width
+
+__all__ = [
+    "Latency",
+    "nearest_width",
+    "plan",
+]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 
-from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.common.arguments import check_share
+from keras_branch_prune.analysis import ChannelGroup
+from keras_branch_prune.common import check_share
 from keras_branch_prune.planning.cost_model import CostModel
 from keras_branch_prune.planning.error_curves import Curves, error_curves
 from keras_branch_prune.planning.widths import WidthChoices, width_choices

@@ -6,11 +6,17 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
-from keras_branch_prune.analysis.costs import graph_costs, graph_parameters
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.analysis.narrowing import narrowed_graph, spread, without_numbers
-from keras_branch_prune.common.disjoint_sets import DisjointSets
-from keras_branch_prune.graph.graph import Call, Graph
+from keras_branch_prune.analysis import (
+    Analysis,
+    ChannelGroup,
+    graph_costs,
+    graph_parameters,
+    narrowed_graph,
+    spread,
+    without_numbers,
+)
+from keras_branch_prune.common import DisjointSets
+from keras_branch_prune.graph import Call, Graph
 
 Widths = Mapping[str, int]
 """Channel group name → number of channels that stay; a group that is missing keeps all."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.benchmarking.measurement import benchmark
+from keras_branch_prune.benchmarking import benchmark
 
 _SHORTEST_STEP = 1e-3
 """Cost shares that are closer to each other than this share of them are not measured both."""

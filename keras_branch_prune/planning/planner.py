@@ -9,18 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.analysis.groups import (
+from keras_branch_prune.analysis import (
     ChannelGroup,
+    GroupPlan,
+    PruningPlan,
+    Selectors,
     analyse_prunable,
+    fingerprint,
+    in_scope,
+    selection_record,
 )
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
-from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
-from keras_branch_prune.benchmarking.block_size import block_size
+from keras_branch_prune.benchmarking import block_size
 from keras_branch_prune.planning.targets import Latency, Record, one_target
 from keras_branch_prune.planning.width_search import WidthSearch
 from keras_branch_prune.planning.widths import Widths, width_limits
-from keras_branch_prune.saliency.criteria import SALIENCIES
-from keras_branch_prune.saliency.ranking import Ranking, rank
+from keras_branch_prune.saliency import SALIENCIES, Ranking, rank
 
 _CURVE_POINTS = 32
 

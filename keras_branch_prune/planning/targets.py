@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.common.arguments import check_share, number_or_nan
+from keras_branch_prune.analysis import Analysis, ChannelGroup
+from keras_branch_prune.common import check_share, number_or_nan
 from keras_branch_prune.planning.latency_search import (
     share_of_milliseconds,
 )

@@ -10,17 +10,15 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.analysis.narrowing import narrowed_graph
-from keras_branch_prune.benchmarking.layer_latency import latency_cost, layer_latencies
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import fuse
+from keras_branch_prune.analysis import Analysis, ChannelGroup, narrowed_graph
+from keras_branch_prune.benchmarking import latency_cost, layer_latencies
+from keras_branch_prune.graph import build_model, fuse
 from keras_branch_prune.planning.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.planning.cost_model import CostModel
 from keras_branch_prune.planning.latency_search import LatencySearch, latency_share, meet_latency
 from keras_branch_prune.planning.targets import Latency, Record, check_ratios
 from keras_branch_prune.planning.widths import ROUNDING, WidthChoices, nearest_width, width_choices
-from keras_branch_prune.saliency.ranking import Ranking
+from keras_branch_prune.saliency import Ranking
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import numbers
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.common.arguments import number_or_nan
+from keras_branch_prune.analysis import ChannelGroup
+from keras_branch_prune.common import number_or_nan
 
 Widths = Mapping[str, float] | float
 """One limit for all groups or one per group name: whole numbers are channels, others shares."""

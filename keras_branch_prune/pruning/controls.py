@@ -13,18 +13,17 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.branching.brancher import branch
-from keras_branch_prune.branching.merger import merge
-from keras_branch_prune.common.arguments import require_integer
-from keras_branch_prune.layers.alpha import set_alpha
-from keras_branch_prune.planning.planner import plan as make_plan
+from keras_branch_prune.analysis import PruningPlan
+from keras_branch_prune.branching import branch, merge
+from keras_branch_prune.common import require_integer
+from keras_branch_prune.layers import set_alpha
+from keras_branch_prune.planning import plan as make_plan
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult, result_of
 from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
 from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned
 from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
-from keras_branch_prune.saliency.criteria import SALIENCIES
+from keras_branch_prune.saliency import SALIENCIES
 
 Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]
 

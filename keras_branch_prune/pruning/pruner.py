@@ -10,20 +10,16 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.alpha.backtracking import AlphaBacktracking
-from keras_branch_prune.alpha.callbacks import AlphaCallback
-from keras_branch_prune.alpha.decays import AlphaLinearDecay
-from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.branching.brancher import branch
-from keras_branch_prune.branching.merger import merge
-from keras_branch_prune.branching.refinement import refine
-from keras_branch_prune.layers.alpha import get_alpha
+from keras_branch_prune.alpha import AlphaBacktracking, AlphaCallback, AlphaLinearDecay
+from keras_branch_prune.analysis import PruningPlan
+from keras_branch_prune.branching import branch, merge, refine
+from keras_branch_prune.layers import get_alpha
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult, result_of
 from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
 from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned, with_losses
 from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
-from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm
+from keras_branch_prune.training import ReestimateBatchNorm, reestimate_batch_norm
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from keras_branch_prune.common.arguments import number_up_to, require_integer, require_number
+from keras_branch_prune.common import number_up_to, require_integer, require_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,14 +9,11 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.costs import count_macs, count_parameters
-from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.exporting.saved_model import export_saved_model
-from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.files.models import load_model
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.canonical import canonical
+from keras_branch_prune.analysis import PruningPlan, count_macs, count_parameters
+from keras_branch_prune.common import format_table
+from keras_branch_prune.exporting import export_saved_model
+from keras_branch_prune.files import atomic_write, load_model
+from keras_branch_prune.graph import build_model, canonical
 from keras_branch_prune.pruning.run_folder import RunFolder
 from keras_branch_prune.pruning.trainer import Trainer
 

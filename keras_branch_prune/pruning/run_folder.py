@@ -14,11 +14,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.files.models import load_model, save_model
+from keras_branch_prune.analysis import PruningPlan
+from keras_branch_prune.files import atomic_write, load_model, save_model
 from keras_branch_prune.pruning.recipe import Recipe
-from keras_branch_prune.training.backup import EpochBackup
+from keras_branch_prune.training import EpochBackup
 
 _SETTINGS = "settings.json"
 

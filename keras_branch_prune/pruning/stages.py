@@ -8,13 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.pruning_plan import PruningPlan
-from keras_branch_prune.planning.planner import plan
+from keras_branch_prune.analysis import PruningPlan
+from keras_branch_prune.planning import plan
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.run_folder import RunFolder
 from keras_branch_prune.pruning.trainer import Trainer
-from keras_branch_prune.training.distillation import Distiller
-from keras_branch_prune.training.learning_rates import RewindLearningRate
+from keras_branch_prune.training import Distiller, RewindLearningRate
 
 
 def planned(

@@ -12,11 +12,9 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.data.datasets import check_data, first_samples
-from keras_branch_prune.data.shuffled import ShuffledArrays
+from keras_branch_prune.data import ShuffledArrays, check_data, first_samples
 from keras_branch_prune.pruning.recipe import Recipe
-from keras_branch_prune.training.backup import EpochBackup
-from keras_branch_prune.training.divergence import StopOnNonFinite
+from keras_branch_prune.training import EpochBackup, StopOnNonFinite
 
 _BLEND_SHARE = 0.2
 

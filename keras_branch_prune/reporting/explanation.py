@@ -10,12 +10,17 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.costs import Costs, graph_costs, graph_parameters
-from keras_branch_prune.analysis.groups import ChannelGroup, analyse
-from keras_branch_prune.analysis.narrowing import narrowed_graph, smallest
-from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.graph import Graph
+from keras_branch_prune.analysis import (
+    ChannelGroup,
+    Costs,
+    analyse,
+    graph_costs,
+    graph_parameters,
+    narrowed_graph,
+    smallest,
+)
+from keras_branch_prune.common import format_table
+from keras_branch_prune.graph import Graph, canonical
 
 _WIDTH = 100
 _NAME_WIDTH = 44

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keras_branch_prune.benchmarking.result import BenchmarkResult
-from keras_branch_prune.benchmarking.timing import Timing
-from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.benchmarking import BenchmarkResult, Timing
+from keras_branch_prune.files import atomic_write
 from keras_branch_prune.reporting.sensitivities import Sensitivity
 
 _STEP = 1.025

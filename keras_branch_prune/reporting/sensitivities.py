@@ -8,18 +8,22 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup, analyse_prunable
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, fingerprint
-from keras_branch_prune.analysis.selection import Selectors, in_scope
-from keras_branch_prune.branching.brancher import branch
-from keras_branch_prune.branching.merger import merge
-from keras_branch_prune.branching.reconstruction import reconstruct
-from keras_branch_prune.common.arguments import check_share
-from keras_branch_prune.common.tables import format_table
-from keras_branch_prune.data.batches import Batch, read_batches
-from keras_branch_prune.layers.alpha import set_alpha
-from keras_branch_prune.planning.widths import nearest_width
-from keras_branch_prune.saliency.ranking import Ranking, rank
+from keras_branch_prune.analysis import (
+    Analysis,
+    ChannelGroup,
+    GroupPlan,
+    PruningPlan,
+    Selectors,
+    analyse_prunable,
+    fingerprint,
+    in_scope,
+)
+from keras_branch_prune.branching import branch, merge, reconstruct
+from keras_branch_prune.common import check_share, format_table
+from keras_branch_prune.data import Batch, read_batches
+from keras_branch_prune.layers import set_alpha
+from keras_branch_prune.planning import nearest_width
+from keras_branch_prune.saliency import Ranking, rank
 
 Metric = Callable[[keras.Model], float]
 """Says how good a compact model is."""

@@ -1,1 +1,21 @@
 """What every layer does to channels: one table, and the kinds of rules in it."""
+
+from keras_branch_prune.rules.base import Barrier
+from keras_branch_prune.rules.channelwise import Channelwise
+from keras_branch_prune.rules.joining import Concatenation, Elementwise
+from keras_branch_prune.rules.linear import LinearMap, LinearRule
+from keras_branch_prune.rules.slicing import SlicingRule
+from keras_branch_prune.rules.table import output_kernel, register_rule, rule_for
+
+__all__ = [
+    "Barrier",
+    "Channelwise",
+    "Concatenation",
+    "Elementwise",
+    "LinearMap",
+    "LinearRule",
+    "SlicingRule",
+    "output_kernel",
+    "register_rule",
+    "rule_for",
+]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 
-from keras_branch_prune.channels.layouts import Kept, Layout
-from keras_branch_prune.graph.graph import Unit, Value
+from keras_branch_prune.channels import Kept, Layout
+from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.rules.base import Rule
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Elementwise

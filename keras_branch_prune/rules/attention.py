@@ -7,16 +7,27 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_branch_prune.channels.kernels import (
+from keras_branch_prune.channels import (
+    Block,
     ChannelMatrices,
+    Kept,
+    Layout,
+    Layouts,
+    Segment,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts, Segment
-from keras_branch_prune.graph.attention import MAY_BE_MASKED, attention_inputs, why_whole
-from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
-from keras_branch_prune.graph.graph import Call, Unit, Value
+from keras_branch_prune.graph import (
+    MAY_BE_MASKED,
+    Call,
+    HeadAttention,
+    HeadProjection,
+    Unit,
+    Value,
+    attention_inputs,
+    why_whole,
+)
 from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, fix_all
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 

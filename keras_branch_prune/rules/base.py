@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
-from keras_branch_prune.graph.graph import Call, Unit, Value
+from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Unit, Value
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
-from keras_branch_prune.graph.graph import Call, Unit, Value
+from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.rules.base import Tracker, channel_axis, described, fix_all
 
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.channels.kernels import (
+from keras_branch_prune.channels import (
     ChannelMatrices,
+    Layout,
+    Layouts,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.channels.layouts import Layout, Layouts
-from keras_branch_prune.graph.graph import Call, Deferred, Unit, Value, as_array
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.rules.base import Tracker, described
 from keras_branch_prune.rules.linear import Expands, LinearRule
 

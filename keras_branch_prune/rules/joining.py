@@ -6,9 +6,8 @@ import dataclasses
 
 from keras import tree
 
-from keras_branch_prune.channels.cuts import side_by_side
-from keras_branch_prune.channels.layouts import Layout, Layouts
-from keras_branch_prune.graph.graph import Call, Value
+from keras_branch_prune.channels import Layout, Layouts, side_by_side
+from keras_branch_prune.graph import Call, Value
 from keras_branch_prune.rules.base import Tracker, Weightless, described, fix_all
 
 

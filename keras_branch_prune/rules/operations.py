@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.channels.layouts import Layout
-from keras_branch_prune.graph.graph import Unit, Value
+from keras_branch_prune.channels import Layout
+from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.rules.base import Rule
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts
-from keras_branch_prune.graph.graph import Call, Unit, Value
+from keras_branch_prune.channels import Block, Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.rules.base import Tracker, Weightless, channel_axis, described
 
 

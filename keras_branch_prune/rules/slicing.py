@@ -15,8 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.channels.layouts import Kept, Layout, Layouts
-from keras_branch_prune.graph.graph import Call
+from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.graph import Call
 from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, fix_all
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.channels.layouts import Layout
-from keras_branch_prune.graph.graph import Unit, Value
+from keras_branch_prune.channels import Layout
+from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.rules.applications import application_rules
 from keras_branch_prune.rules.attention import attention_rules
 from keras_branch_prune.rules.base import Barrier, Rule, channel_axis

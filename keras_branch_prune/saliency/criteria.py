@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.channels.tracker import ChannelRun
-from keras_branch_prune.rules.table import output_kernel
+from keras_branch_prune.channels import ChannelRun
+from keras_branch_prune.rules import output_kernel
 from keras_branch_prune.saliency.features import GroupFeatures
 from keras_branch_prune.saliency.pivoting import pivots
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.analysis.groups import Analysis
-from keras_branch_prune.common.backend import require_tensorflow
-from keras_branch_prune.data.batches import read_batches
-from keras_branch_prune.graph.graph import Value
+from keras_branch_prune.analysis import Analysis
+from keras_branch_prune.common import require_tensorflow
+from keras_branch_prune.data import read_batches
+from keras_branch_prune.graph import Value
 from keras_branch_prune.saliency.gradients import BatchGradients, Gradients
 
 

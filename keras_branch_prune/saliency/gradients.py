@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_branch_prune.graph.building import build_model
-from keras_branch_prune.graph.graph import Graph, Value
+from keras_branch_prune.graph import Graph, Value, build_model
 
 Loss = Callable[[Any, Any], Any]
 """A Keras loss: `loss(targets, outputs)`."""

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
+from keras_branch_prune.analysis import Analysis, ChannelGroup
 from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,

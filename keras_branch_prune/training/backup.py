@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files import atomic_write
 from keras_branch_prune.training.callback_states import Stateful, read_states, write_states
 from keras_branch_prune.training.divergence import has_diverged
 from keras_branch_prune.training.snapshot import build_optimizer, require_compiled

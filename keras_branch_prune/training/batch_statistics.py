@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_branch_prune.common.arguments import require_integer
-from keras_branch_prune.data.datasets import require_samples
-from keras_branch_prune.layers.alpha import flatten_layers
+from keras_branch_prune.common import require_integer
+from keras_branch_prune.data import require_samples
+from keras_branch_prune.layers import flatten_layers
 
 
 def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64) -> None:

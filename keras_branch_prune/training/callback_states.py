@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from keras_branch_prune.files.atomic import atomic_write
+from keras_branch_prune.files import atomic_write
 
 _TEXT = "states"
 

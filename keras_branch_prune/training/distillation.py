@@ -10,8 +10,8 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.common.arguments import number_up_to, require_number
-from keras_branch_prune.layers.blend import AlphaBlend
+from keras_branch_prune.common import number_up_to, require_number
+from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.training.soft_targets import (
     KINDS,
     activation_of,

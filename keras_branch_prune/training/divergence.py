@@ -10,8 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.graph.graph import is_finite
-from keras_branch_prune.layers.alpha import find_alpha
+from keras_branch_prune.graph import is_finite
+from keras_branch_prune.layers import find_alpha
 from keras_branch_prune.training.snapshot import Snapshot, take
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.common.arguments import require_integer, require_number
-from keras_branch_prune.layers.alpha import find_alpha, value_of
+from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.layers import find_alpha, value_of
 from keras_branch_prune.training.monitors import direction, improves, report_missing
 from keras_branch_prune.training.snapshot import build_optimizer
 

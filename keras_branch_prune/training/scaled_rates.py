@@ -10,10 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.common.arguments import number_up_to
-from keras_branch_prune.layers.blend import share_of
-from keras_branch_prune.layers.channel_map import is_map_weight
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
+from keras_branch_prune.common import number_up_to
+from keras_branch_prune.layers import PRUNED_SUFFIX, is_map_weight, share_of
 
 # Layers inside a narrow layer are counted to it; a trailing number tells equal names apart.
 _PRUNED = re.compile(rf"{PRUNED_SUFFIX}(_\d+)?(/|$)")

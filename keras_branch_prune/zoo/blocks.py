@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_branch_prune.common.arguments import require_integer
+from keras_branch_prune.common import require_integer
 
 
 def convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

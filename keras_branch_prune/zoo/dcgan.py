@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import initializers, layers
 
-from keras_branch_prune.common.arguments import require_integer
+from keras_branch_prune.common import require_integer
 from keras_branch_prune.zoo.blocks import require_image_shape, require_widths
 
 _KERNEL = 5

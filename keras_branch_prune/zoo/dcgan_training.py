@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common.arguments import number_up_to
+from keras_branch_prune.common import number_up_to
 
 
 class DCGAN(keras.Model):
