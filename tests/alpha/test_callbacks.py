@@ -1,0 +1,472 @@
+"""α callbacks: sequences, stalling, real training, interruption, messages."""
+
+import contextlib
+import csv
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from helpers.small_models import small_branched_model
+
+import keras_branch_prune as kbp
+from keras_branch_prune.alpha.schedules import LinearDecay, ScheduleType, StepDecay
+from keras_branch_prune.layers.alpha import Alpha, alpha_layer
+from keras_branch_prune.layers.blend import AlphaBlend
+
+TENTHS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+
+
+@keras.saving.register_keras_serializable(package="test_callbacks")
+class CallCounter(keras.layers.Layer):
+    """Counts how often Python runs its `call`, i.e. how often the model is traced."""
+
+    calls = 0
+
+    def call(self, inputs):
+        CallCounter.calls += 1
+        return inputs
+
+
+def alpha_meter(learning_rate=0.0, **compile_options):
+    """A model whose output and loss are α: its original branch emits 1, the pruned one 0."""
+    inputs = keras.Input((1,))
+    x = CallCounter()(inputs)
+    original = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
+    pruned = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(x)
+    blend = AlphaBlend(name="blend")([Alpha(name="alpha")(inputs), original, pruned])
+    model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(blend))
+    model.compile(keras.optimizers.SGD(learning_rate), "mean_absolute_error", **compile_options)
+    return model
+
+
+def train(model, callback, epochs, batches=4, validation=True, **options):
+    """Fits an α meter; every batch holds one sample. Returns the history."""
+    data = np.ones((batches, 1), "float32"), np.zeros((batches, 1), "float32")
+    options.setdefault("callbacks", [callback])
+    options.setdefault("validation_data", data if validation else None)
+    return model.fit(*data, batch_size=1, epochs=epochs, verbose=0, **options).history
+
+
+def feed(callback, monitor, values, model=None):
+    """Calls `on_epoch_end` with one value of the metric per epoch; returns α of each epoch."""
+    model = model or alpha_meter()
+    callback.set_model(model)
+    callback.on_train_begin()
+    alphas = []
+    for epoch, value in enumerate(values):
+        logs = {"loss": 0.0, "val_loss": 0.0, monitor: value}
+        callback.on_epoch_end(epoch, logs)
+        alphas.append(logs["alpha"])
+    return alphas
+
+
+# What α is in which epoch
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        (kbp.AlphaStepDecay(), [*TENTHS, 0.0]),
+        (kbp.AlphaStepDecay(0.5, every=2), [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]),
+        (kbp.AlphaStepDecay(0.5, threshold=0.5), [1.0, 0.0, 0.0]),
+        (kbp.AlphaExponentialDecay(math.log(4), threshold=0.2), [1.0, 0.25, 0.0]),
+        (kbp.AlphaMultiplicativeDecay(0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0]),
+        (kbp.AlphaLinearDecay(4), [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (kbp.AlphaCosineDecay(4), [1.0, 0.8535534, 0.5, 0.14644662, 0.0]),
+        (kbp.AlphaReduceOnPlateau(0.5, "loss", 1), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]),
+        (kbp.AlphaCallback(StepDecay(0.5)), [1.0, 0.5, 0.0]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, kbp.AlphaCallback) else "",
+)
+def test_alpha_of_each_epoch(callback, expected):
+    assert feed(callback, "loss", [0.0] * len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"jit_compile": True}, {"steps_per_execution": 4}, {"run_eagerly": True}],
+    ids=str,
+)
+def test_training_sees_alpha(options):
+    history = train(alpha_meter(**options), kbp.AlphaStepDecay(0.25), epochs=6)
+    assert history["alpha"] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert history["loss"] == history["val_loss"] == history["alpha"]
+
+
+def test_training_sees_alpha_in_mixed_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = alpha_meter()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("blend").output.dtype == "bfloat16"
+    history = train(model, kbp.AlphaStepDecay(), epochs=11)
+    assert history["alpha"] == TENTHS
+    np.testing.assert_allclose(history["loss"], TENTHS, atol=2**-9)
+
+
+@pytest.mark.parametrize(
+    ("unit", "options"),
+    [
+        ("epoch", {}),
+        ("epoch", {"jit_compile": True}),
+        ("epoch", {"steps_per_execution": 4}),
+        ("batch", {}),
+    ],
+    ids=str,
+)
+def test_moving_alpha_does_not_retrace(unit, options):
+    model = alpha_meter(**options)
+    train(model, kbp.AlphaStepDecay(0.01, unit=unit), epochs=1)
+    before = CallCounter.calls
+    history = train(model, kbp.AlphaStepDecay(0.01, unit=unit), epochs=3)
+    assert len(set(history["alpha"])) == 3
+    assert CallCounter.calls == before
+
+
+# Counting batches
+
+
+@pytest.mark.parametrize(
+    ("batches", "per_execution", "every", "expected"),
+    [
+        (4, 1, 1, [0.96, 0.92, 0.88]),
+        (4, 1, 3, [0.99, 0.98, 0.96]),
+        (4, 4, 1, [0.96, 0.92, 0.88]),
+        (10, 4, 1, [0.9, 0.8, 0.7]),  # The third execution of an epoch has two batches.
+        (10, 4, 3, [0.97, 0.94, 0.9]),
+    ],
+)
+def test_counts_batches(batches, per_execution, every, expected):
+    model = alpha_meter(steps_per_execution=per_execution)
+    callback = kbp.AlphaStepDecay(0.01, unit="batch", every=every)
+    alphas = []
+    for _ in expected:
+        train(model, callback, 1, batches)
+        alphas.append(kbp.get_alpha(model))
+    assert alphas == expected
+
+
+def test_batch_logs_hold_alpha_of_the_batch():
+    seen = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(logs["alpha"])
+    )
+    model = alpha_meter()
+    callback = kbp.AlphaStepDecay(0.1, unit="batch")
+    history = train(model, None, 2, callbacks=[callback, record])
+    assert seen == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    assert history["alpha"] == [0.6, 0.2]
+    np.testing.assert_allclose(history["val_loss"], [0.6, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(history["loss"], [np.mean(seen[:4]), np.mean(seen[4:])], rtol=1e-6)
+
+
+def test_only_counting_batches_needs_synchronous_batches():
+    assert kbp.AlphaStepDecay(unit="epoch").async_safe
+    assert not kbp.AlphaStepDecay(unit="batch").async_safe
+
+
+# Waiting for a metric
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "expected"),
+    [
+        ({}, [3, 2, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0.5, 0.5, 0.5]),
+        ({}, [3, 4, 2, 4, 4, 9, 9, 9], [1, 1, 1, 1, 1, 0.5, 0.5, 0.5]),
+        ({"patience": 0}, [1, 1, 1, 1], [1, 1, 0.5, 0.5]),
+        ({"patience": 1}, [1, 1, 9, 8, 8, 8], [1, 1, 0.5, 0.5, 0.5, 0]),
+        ({"mode": "max"}, [1, 2, 3, 3, 3, 9], [1, 1, 1, 1, 1, 0.5]),
+        ({"mode": "max"}, [3, 2, 1, 1, 1, 1], [1, 1, 1, 0.5, 0.5, 0.5]),
+        ({"min_delta": 0.1}, [1, 0.95, 0.91, 0, 0], [1, 1, 1, 0.5, 0.5]),
+        ({"min_delta": 0.1}, [1, 0.95, 0.85, 0, 0], [1, 1, 1, 1, 1]),
+        ({}, [math.nan, math.nan, 1, 1], [1, 1, 0.5, 0.5]),
+        ({}, [1, math.nan, math.nan, 1], [1, 1, 1, 0.5]),
+        ({}, [1, math.nan, 0.5, math.nan, 0.6, 1], [1, 1, 1, 1, 1, 0.5]),
+        ({}, [0.1, 0.1, 0.1, 0.1], [1, 1, 1, 0.5]),  # 0.1 is no improvement on float32(0.1).
+    ],
+)
+@pytest.mark.parametrize("monitor", ["val_loss", "loss"])
+def test_steps_when_the_metric_has_stalled(monitor, options, values, expected):
+    callback = kbp.AlphaStepDecay(0.5, monitor=monitor, **{"patience": 2, **options})
+    assert feed(callback, monitor, values) == expected
+
+
+@pytest.mark.parametrize(
+    ("monitor", "direction"),
+    [
+        ("loss", "min"),
+        ("val_loss", "min"),
+        ("val_decoder_loss", "min"),
+        ("mean_squared_error", "min"),
+        ("val_sparse_categorical_crossentropy", "min"),
+        ("mae", "min"),
+        ("acc", "max"),
+        ("val_sparse_top_k_categorical_accuracy", "max"),
+        ("val_accuracy_1", "max"),
+        ("auc", "max"),
+        ("f1_score", "max"),
+        ("mean_io_u_2", "max"),
+    ],
+)
+def test_tells_the_direction_from_the_name(monitor, direction):
+    assert kbp.AlphaStepDecay(monitor=monitor).mode == direction
+
+
+def test_validation_in_some_epochs_only():
+    model = alpha_meter()
+    callback = kbp.AlphaReduceOnPlateau(patience=1)
+    with pytest.warns(UserWarning, match="alpha waits for monitor='val_loss'.*validation_data"):
+        history = train(model, callback, epochs=9, validation_freq=2)
+    assert history["alpha"] == [1.0] * 4 + [0.5] * 4 + [0.25]
+
+
+def test_no_validation_warns_in_the_first_epoch():
+    with pytest.warns(UserWarning, match=r"no validation: .* Logged: \['loss'\]"):
+        history = train(alpha_meter(), kbp.AlphaReduceOnPlateau(), epochs=1, validation=False)
+    assert history["alpha"] == [1.0]
+
+
+@pytest.mark.parametrize("monitor", ["val_accuracy", "accuracy"])
+def test_unknown_metric(monitor):
+    message = rf"must be one of the logged metrics \['loss', 'val_loss'\]. Received.*{monitor}"
+    with pytest.raises(ValueError, match=message):
+        train(alpha_meter(), kbp.AlphaStepDecay(monitor=monitor), epochs=1)
+
+
+def test_the_metric_is_not_needed_once_alpha_is_zero():
+    model = alpha_meter()
+    kbp.set_alpha(model, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = train(model, kbp.AlphaReduceOnPlateau(), epochs=1, validation=False)
+    assert history["alpha"] == [0.0]
+
+
+# Where α shows
+
+
+def test_progress_and_csv_show_alpha(tmp_path, capsys):
+    logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    model = alpha_meter()
+    data = np.ones((2, 1)), np.zeros((2, 1))
+    callback = kbp.AlphaStepDecay(0.1, verbose=1)
+    model.fit(*data, epochs=3, verbose=2, callbacks=[callback, logger])
+    output = capsys.readouterr().out
+    assert "alpha: 0.9000" in output
+    assert "alpha: 0.9 -> 0.8 (step 2)" in output
+    with open(tmp_path / "log.csv", newline="") as file:
+        assert [row["alpha"] for row in csv.DictReader(file)] == ["1.0", "0.9", "0.8"]
+
+
+def test_quiet_by_default(capsys):
+    train(alpha_meter(), kbp.AlphaStepDecay(), epochs=2)
+    assert capsys.readouterr().out == ""
+
+
+# Continuing
+
+
+def test_second_fit_continues():
+    model = alpha_meter()
+    alphas = [train(model, kbp.AlphaStepDecay(0.25, every=2), epochs=3)["alpha"] for _ in range(3)]
+    assert alphas == [[1.0, 1.0, 0.75], [0.75, 0.5, 0.5], [0.25, 0.25, 0.0]]
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Raises in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.at = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self.at and batch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("make_callback", "interrupted_at"),
+    [
+        (lambda: kbp.AlphaStepDecay(0.2, every=2), 3),
+        (lambda: kbp.AlphaStepDecay(0.02, unit="batch", every=3), 4),
+        (lambda: kbp.AlphaReduceOnPlateau(patience=2, min_delta=10.0), 5),
+        (lambda: kbp.AlphaCosineDecay(8, monitor="loss", patience=1, min_delta=10.0), 5),
+    ],
+    ids=["epochs", "batches", "plateau", "loss"],
+)
+def test_resumes_after_an_interruption(tmp_path, make_callback, interrupted_at):
+    # At each of these epochs, counting is under way: `wait` or `best` must survive, too.
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=(20, 1))
+    data = {"x": x, "y": y, "validation_data": (x, y), "batch_size": 4, "shuffle": False}
+
+    def fit(*more):
+        model = small_branched_model(keras.optimizers.SGD(0.05, momentum=0.9))
+        history = keras.callbacks.History()
+        used = [make_callback(), keras.callbacks.BackupAndRestore(tmp_path / "backup"), *more]
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(**data, epochs=8, callbacks=[*used, history], verbose=0)
+        return model, history.history["alpha"]
+
+    expected_model, expected = fit()
+    _, before = fit(Interrupt(interrupted_at))
+    model, after = fit()
+    assert len(before) == interrupted_at
+    assert len(set(expected)) > 2
+    assert before + after == expected
+    for actual, wanted in zip(model.weights, expected_model.weights, strict=True):
+        np.testing.assert_array_equal(actual, wanted, err_msg=actual.path)
+
+
+def test_saved_model_continues(tmp_path):
+    model = alpha_meter()
+    train(model, kbp.AlphaReduceOnPlateau(patience=3), epochs=6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert kbp.get_alpha(loaded) == 0.5
+    histories = [train(m, kbp.AlphaReduceOnPlateau(patience=3), epochs=6) for m in (model, loaded)]
+    assert histories[0]["alpha"] == histories[1]["alpha"] == [0.5, 0.5] + [0.25] * 4
+
+
+# Access
+
+
+def test_get_and_set_alpha():
+    model = alpha_meter()
+    assert kbp.get_alpha(model) == 1.0
+    for value in (0.1, 0.7, 0, 1, np.float32(0.3)):
+        kbp.set_alpha(model, value)
+        assert kbp.get_alpha(model) == pytest.approx(float(value), abs=1e-7)
+        assert float(model(np.ones((1, 1)))[0, 0]) == np.float32(value)
+
+
+def test_finds_alpha_in_a_surrounding_model():
+    branched = alpha_meter()
+    outer = keras.Sequential([keras.Input((1,)), branched, keras.layers.Dense(1)])
+    kbp.set_alpha(outer, 0.25)
+    assert kbp.get_alpha(branched) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.5, [0.5, 0.4, 0.3]), (0.55, [0.55, 0.5, 0.4]), (0.05, [0.05, 0.0, 0.0])],
+)
+def test_the_schedule_goes_on_below_an_alpha_set_by_hand(value, expected):
+    model = alpha_meter()
+    kbp.set_alpha(model, value)
+    assert train(model, kbp.AlphaStepDecay(), epochs=3)["alpha"] == expected
+
+
+def test_another_schedule_goes_on_below_alpha():
+    model = alpha_meter()
+    train(model, kbp.AlphaStepDecay(), epochs=3)
+    assert kbp.get_alpha(model) == 0.7
+    assert train(model, kbp.AlphaLinearDecay(5), epochs=4)["alpha"] == [0.7, 0.6, 0.4, 0.2]
+
+
+def test_set_alpha_forgets_the_best_value():
+    model = alpha_meter()
+    callback = kbp.AlphaReduceOnPlateau(patience=2)
+    feed(callback, "val_loss", [0.0, 0.0], model=model)
+    kbp.set_alpha(model, 0.5)
+    assert feed(callback, "val_loss", [5.0, 5.0, 5.0, 5.0], model=model) == [0.5, 0.5, 0.5, 0.25]
+
+
+def test_set_alpha_restarts_the_count():
+    model = alpha_meter()
+    callback = kbp.AlphaStepDecay(0.1, every=3)
+    feed(callback, "loss", [0.0, 0.0], model=model)
+    kbp.set_alpha(model, 0.5)
+    assert feed(callback, "loss", [0.0] * 4, model=model) == [0.5, 0.5, 0.5, 0.4]
+
+
+def plain_model():
+    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="plain")
+
+
+def two_alphas():
+    inputs = keras.Input((1,))
+    outputs = [Alpha(name="first")(inputs), Alpha(name="second")(inputs)]
+    return keras.Model(inputs, [keras.ops.add(inputs, output) for output in outputs])
+
+
+def test_model_without_alpha():
+    message = "'plain' is not a branched model; call keras_branch_prune.branch first"
+    with pytest.raises(ValueError, match=message):
+        kbp.get_alpha(plain_model())
+    with pytest.raises(ValueError, match=message):
+        kbp.set_alpha(plain_model(), 0.5)
+    model = plain_model()
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((1, 1)), np.ones((1, 1)), callbacks=[kbp.AlphaStepDecay()], verbose=0)
+
+
+def test_model_with_two_alphas():
+    with pytest.raises(ValueError, match=r"exactly one `Alpha` layer.*\['first', 'second'\]"):
+        alpha_layer(two_alphas())
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, None, "0.5", True])
+def test_wrong_alpha(value):
+    with pytest.raises(ValueError, match=r"`value` must be a number in \[0, 1\]. Received: value="):
+        kbp.set_alpha(alpha_meter(), value)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "`every` must be an integer of at least 1. Received: every=0"),
+        ({"every": 1.5}, "`every` must be an integer .* every=1.5"),
+        ({"unit": "step"}, "`unit` must be 'epoch' or 'batch'. Received: unit='step'"),
+        ({"monitor": "loss", "patience": -1}, "`patience` must be .* at least 0. Received"),
+        ({"monitor": "loss", "mode": "up"}, "`mode` must be 'auto', 'min' or 'max'. Received"),
+        ({"monitor": "fid"}, "`mode` must be 'min' or 'max' for monitor='fid'.*Received"),
+        ({"monitor": "loss", "min_delta": -1}, "`min_delta` must be .* Received: min_delta=-1"),
+        ({"monitor": "loss", "min_delta": None}, "`min_delta` must be .* Received"),
+        ({"monitor": "loss", "unit": "batch"}, "`monitor` cannot be combined .*unit='batch'"),
+        ({"monitor": "loss", "every": 2}, "`monitor` cannot be combined .*every=2"),
+        ({"step_size": 0}, "`step_size` must be .* Received: step_size=0"),
+        ({"threshold": 1}, "`threshold` must be .* Received: threshold=1"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        kbp.AlphaStepDecay(**options)
+
+
+def test_plateau_needs_a_metric():
+    with pytest.raises(ValueError, match="`monitor` must be the name of a metric"):
+        kbp.AlphaReduceOnPlateau(monitor=None)
+
+
+def test_schedule_must_be_one():
+    with pytest.raises(ValueError, match=r"`schedule` must be an AlphaSchedule\. Received"):
+        kbp.AlphaCallback(0.1)
+
+
+@pytest.mark.parametrize("kind", ScheduleType)
+def test_make_alpha_callback(kind):
+    parameter = 3.0 if kind in (ScheduleType.LINEAR, ScheduleType.COSINE) else 0.25
+    callback = kbp.make_alpha_callback(kind, parameter, monitor="loss", patience=4, threshold=0.1)
+    assert parameter in vars(callback.schedule).values()
+    assert (callback.monitor, callback.patience, callback.schedule.threshold) == ("loss", 4, 0.1)
+    assert kbp.make_alpha_callback(kind).schedule == type(callback)().schedule
+    assert kind.name.replace("_", "") in type(callback).__name__.upper()
+
+
+def test_make_alpha_callback_refuses():
+    with pytest.raises(ValueError, match=r"`schedule` must be a ScheduleType\. Received"):
+        kbp.make_alpha_callback("step")
+    with pytest.raises(ValueError, match="`steps` must be an integer"):
+        kbp.make_alpha_callback(ScheduleType.LINEAR, 2.5)
+    assert kbp.make_alpha_callback(ScheduleType.LINEAR, 20.0).schedule == LinearDecay(20)
