@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import keras
 import pytest
+from helpers.invariants import check_invariants
 from helpers.models import build, randomized
 from keras import layers
-from test_exactness import check_invariants
 
 import keras_branch_prune as kbp
 

@@ -10,7 +10,7 @@ import pytest
 
 import keras_branch_prune as kbp
 
-SAVED = Path(__file__).parent / "data" / "saved_by_0_1"
+SAVED = Path(__file__).parents[1] / "data" / "saved_by_0_1"
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from helpers.invariants import ROUNDING, check_invariants
 from helpers.models import build, error_between, perturb_maps, randomized
 from keras import layers
-from test_exactness import ROUNDING, check_invariants
 
 import keras_branch_prune as kbp
 from keras_branch_prune.graph.attention import fuse_attention

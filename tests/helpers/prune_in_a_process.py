@@ -1,4 +1,4 @@
-"""Prunes a small model on scikit-learn's digits; run and killed by `test_prune_kill.py`."""
+"""Prunes a small model on scikit-learn's digits; run and killed by `pruning/test_kills.py`."""
 
 import sys
 

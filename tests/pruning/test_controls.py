@@ -4,13 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_prune import (  # noqa: F401  (two are fixtures)
-    RECIPE,
-    TRAIN,
-    VALIDATION,
-    no_fresh_process,
-    original,
-)
+from helpers.three_classes import RECIPE, TRAIN, VALIDATION
 
 import keras_branch_prune as kbp
 from keras_branch_prune.pruning.controls import _widths
@@ -22,7 +16,7 @@ def widths(model):
     return [model.get_layer(name).filters for name in ("conv1", "conv2")]
 
 
-def test_standard_pruning_narrows_in_equal_factors(original, tmp_path):  # noqa: F811
+def test_standard_pruning_narrows_in_equal_factors(original, tmp_path):
     folder = tmp_path / "run"
     options = {"recipe": SHORT, "verbose": 0, "rounds": 2, "width": 0.25}
     result = kbp.standard_prune(original, TRAIN, VALIDATION, output_dir=folder, **options)
@@ -35,7 +29,7 @@ def test_standard_pruning_narrows_in_equal_factors(original, tmp_path):  # noqa:
     assert dict(result.plan.target)["saliency"] == "l1"
 
 
-def test_the_weakest_channels_go(original, tmp_path):  # noqa: F811
+def test_the_weakest_channels_go(original, tmp_path):
     options = {"recipe": dataclasses.replace(SHORT, finetune_epochs=0), "verbose": 0, "rounds": 1}
     folder = tmp_path / "run"
     result = kbp.standard_prune(original, TRAIN, output_dir=folder, width={"conv2": 0.5}, **options)
@@ -45,7 +39,7 @@ def test_the_weakest_channels_go(original, tmp_path):  # noqa: F811
     np.testing.assert_array_equal(kept, kernel[..., strongest])
 
 
-def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_path):  # noqa: F811
+def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_path):
     options = {"output_dir": tmp_path / "run", "recipe": SHORT, "verbose": 0, "width": 0.5}
     result = kbp.train_from_scratch(original, TRAIN, VALIDATION, epochs=4, **options)
     assert widths(result.model) == [8, 6]
@@ -54,7 +48,7 @@ def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_
     np.testing.assert_array_equal(again.model.get_weights()[0], result.model.get_weights()[0])
 
 
-def test_what_is_random_follows_from_the_seed(original):  # noqa: F811
+def test_what_is_random_follows_from_the_seed(original):
     plan = kbp.plan(original, width=0.5)
     from keras_branch_prune.pruning.controls import _random
 
@@ -64,19 +58,19 @@ def test_what_is_random_follows_from_the_seed(original):  # noqa: F811
 
 
 @pytest.mark.parametrize("rounds", [0, 1.5, True])
-def test_rounds_are_checked(original, tmp_path, rounds):  # noqa: F811
+def test_rounds_are_checked(original, tmp_path, rounds):
     with pytest.raises(ValueError, match="`rounds` must be an integer of at least 1"):
         kbp.standard_prune(original, TRAIN, output_dir=tmp_path, rounds=rounds, width=0.5)
 
 
-def test_epochs_are_checked(original, tmp_path):  # noqa: F811
+def test_epochs_are_checked(original, tmp_path):
     with pytest.raises(
         ValueError, match="`epochs` must be an integer of at least 1. Received: epochs=0"
     ):
         kbp.train_from_scratch(original, TRAIN, output_dir=tmp_path, epochs=0, width=0.5)
 
 
-def test_the_last_round_has_the_widths_of_the_plan(original):  # noqa: F811
+def test_the_last_round_has_the_widths_of_the_plan(original):
     plan = kbp.plan(original, width=0.34375)
     assert _widths(plan, 1.0) == {group.name: group.width for group in plan.groups}
     assert _widths(plan, 0.0) == {group.name: group.channels for group in plan.groups}

@@ -12,12 +12,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import prune_in_a_process
 from helpers.prune_in_a_process import compile_, data
 from keras import layers
 
 import keras_branch_prune as kbp
 
-SCRIPT = Path(__file__).with_name("prune_in_a_process.py")
+SCRIPT = Path(prune_in_a_process.__file__)
 KILLS = 10
 
 

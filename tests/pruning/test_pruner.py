@@ -9,56 +9,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.three_classes import RECIPE, TEST, TRAIN, VALIDATION, compile_
 from keras import layers
 
 import keras_branch_prune as kbp
 from keras_branch_prune.pruning import recipe as recipe_module
-from keras_branch_prune.pruning import result as pruning_result
 from keras_branch_prune.training import batch_statistics
 
-RECIPE = kbp.Recipe(
-    blend_epochs=6, finetune_epochs=3, learning_rate=0.02, calibration_samples=64, batch_size=16
-)
 SAME_PRECISION = {"rtol": 0, "atol": 1e-6}
-
-
-def data(samples=96, seed=0):
-    """Three classes of points, far from each other."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, samples)
-    centres = 2 * np.random.default_rng(99).normal(size=(3, 6, 6, 2))
-    images = centres[labels] + rng.normal(size=(samples, 6, 6, 2))
-    return images.astype(np.float32), labels
-
-
-TRAIN, VALIDATION, TEST = data(), data(48, 1), data(48, 2)
-
-
-@pytest.fixture(scope="module")
-def original():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 2)),
-            layers.Conv2D(16, 3, use_bias=False, name="conv1"),
-            layers.BatchNormalization(name="bn"),
-            layers.ReLU(),
-            layers.Conv2D(12, 3, activation="relu", name="conv2"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, name="head"),
-        ],
-        name="tiny",
-    )
-    compile_(model)
-    model.fit(*TRAIN, epochs=8, batch_size=16, verbose=0)
-    return model
-
-
-def compile_(model, loss="sparse_categorical_crossentropy", **options):
-    if loss == "sparse_categorical_crossentropy":
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
-    model.compile(optimizer, loss, metrics=["accuracy"], **options)
 
 
 def untrained(model):
@@ -74,14 +32,6 @@ def prune(original, folder, **options):
         **options,
     }
     return kbp.prune(original, TRAIN, VALIDATION, output_dir=folder, **options)
-
-
-@pytest.fixture(autouse=True)
-def no_fresh_process(request, monkeypatch):
-    """Exports without a check in a fresh process, which takes seconds, but for one run."""
-    if "undisturbed" not in request.fixturenames:
-        quick = functools.partial(kbp.export_saved_model, verify=False)
-        monkeypatch.setattr(pruning_result, "export_saved_model", quick)
 
 
 class Killed(BaseException):

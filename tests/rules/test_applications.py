@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import keras
+from helpers.invariants import check_invariants
 from helpers.models import build, randomized
 from keras import layers
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from test_exactness import check_invariants
 
 import keras_branch_prune as kbp
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import keras
 import pytest
+from helpers.invariants import check_invariants
 from helpers.models import randomized
 from keras import layers, ops
-from test_exactness import check_invariants
 
 import keras_branch_prune as kbp
 from keras_branch_prune.layers.blend import AlphaBlend
