@@ -96,8 +96,8 @@ def _mapped(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> 
     for positions, matrix in blocks:
         channels, mapped = matrix.shape
         end = start + positions * channels
-        part = rows[..., start:end].reshape(*others, positions, channels)
-        part = part @ as_array(matrix).astype(np.float64)
+        # As two axes: of (…, 1, channels) NumPy would make one matrix-vector product per row.
+        part = rows[..., start:end].reshape(-1, channels) @ as_array(matrix).astype(np.float64)
         parts.append(part.reshape(*others, positions * mapped))
         start = end
     return np.moveaxis(np.concatenate(parts, axis=-1), -1, axis)
