@@ -1,6 +1,6 @@
 """Prunes every architecture of `keras.applications` and checks each result numerically.
 
-    python benchmarks/coverage.py --size=75 --output=docs/coverage.json
+    python benchmarks/coverage.py --size=75 --output=docs/results/measured/coverage.json
     python benchmarks/coverage.py --names=ResNet50,ConvNeXtTiny --policies=float64
 
 Every architecture is built without weights and softmax, and filled with random numbers, in

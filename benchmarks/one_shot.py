@@ -1,6 +1,6 @@
 """Compares criteria and reconstructions: accuracy at α = 0 without any training on labels.
 
-    python benchmarks/one_shot.py --model=vgg16.keras --output=docs/one_shot.json
+    python benchmarks/one_shot.py --model=vgg16.keras --output=docs/results/measured/one_shot.json
 
 The model must be a trained classifier of Fashion-MNIST images `(28, 28, 1)` in [0, 1]; calibration
 images are drawn from the 55,000 images of the training set that it may have been trained on, and

@@ -1,6 +1,6 @@
 """Measures how the time for planning, branching and merging grows with the depth of a model.
 
-    python benchmarks/scaling.py --output=docs/scaling.png
+    python benchmarks/scaling.py --output=docs/results/measured/scaling.png
 
 The models are residual: every block adds two layers to one stream, which is a single channel group.
 """

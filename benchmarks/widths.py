@@ -1,6 +1,6 @@
 """Measures what a number of channels costs: single widths, and whole plans unrounded and rounded.
 
-    python benchmarks/widths.py --output=docs/widths.json
+    python benchmarks/widths.py --output=docs/results/measured/widths.json
 
 Kernels compute channels in blocks, so that a width of 22 can take longer than one of 32. The first
 part measures four 3 x 3 convolutions of one width, and compares every width with the next multiple
