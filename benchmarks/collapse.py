@@ -1,8 +1,9 @@
 """A fall of α that ruins a model, and others in the same epochs that do not.
 
     python benchmarks/collapse.py --output=docs/results/measured/collapse.json
-    python benchmarks/collapse.py --output=docs/results/measured/collapse_without_norm.json --nobatch_norm \
-        --batches=38 --epochs=80 --methods=step,step+matching,backtracking,backtracking+matching
+    python benchmarks/collapse.py --output=docs/results/measured/collapse_without_norm.json \
+        --nobatch_norm --batches=38 --epochs=80 \
+        --methods=step,step+matching,backtracking,backtracking+matching
 
 A chain of convolutions on scikit-learn's digits is blended, in few batches, into branches whose
 reduce and expand maps are random (Glorot) and fitted to nothing. All ways get the same number of

@@ -1,7 +1,8 @@
 """Compares with Torch-Pruning and with masking: the same network, the same machine.
 
     python3 -m venv torchenv && torchenv/bin/pip install torch torch-pruning
-    python benchmarks/peers.py --torch_python=torchenv/bin/python --output=docs/results/measured/peers.json
+    python benchmarks/peers.py --torch_python=torchenv/bin/python \
+        --output=docs/results/measured/peers.json
 
 The network is VGG16 with random weights, for images of 32 pixels. Three things are asked: how long
 a plan and the surgery take, what is left, and how fast it is. Original and compact model take turns
