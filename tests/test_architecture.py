@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,59 @@ def test_other_folders_are_imported_whole(folder):
     for path in (PACKAGE / folder).glob("*.py"):
         inside = [m.split(".") for m in imported(path) if m.startswith("keras_branch_prune.")]
         assert {m[1] for m in inside if len(m) > 2} <= {folder}, path
+
+
+INTERNALS = PACKAGE / "common" / "keras_internals.py"
+# `HeadAttention` takes the place of what `MultiHeadAttention` makes of these.
+HEADS = PACKAGE / "graph" / "attention_layers.py"
+
+
+def private_names(path):
+    """Modules of Keras without a public name, and private attributes of foreign objects."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            )
+            found |= {name for name in names if (name or "").startswith("keras.src")}
+        elif isinstance(node, ast.JoinedStr):
+            found |= {v.value for v in node.values if "keras.src" in str(getattr(v, "value", ""))}
+        elif isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            found |= set() if own else {node.attr}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
+            name = getattr(node.args[1], "value", "")
+            found |= {name} if re.match("_[a-z]", str(name)) else set()
+    return found
+
+
+def test_private_names_of_keras_stand_in_one_module():
+    assert private_names(INTERNALS) == {
+        "_functional",
+        "_inputs_struct",
+        "_keras_history",
+        "_keras_mask",
+        "_nodes_by_depth",
+        "_outputs_struct",
+        "keras.src.applications.",
+        "keras.src.backend.common",
+        "keras.src.saving",
+    }
+    ours = {"_asdict"}  # of a NamedTuple
+    found = {path: private_names(path) - ours for path in PACKAGE.rglob("*.py")}
+    assert {path for path, names in found.items() if names} == {INTERNALS}
+
+
+def test_only_split_attention_reaches_into_a_layer_it_inherits_from():
+    reaches = {
+        path
+        for path in PACKAGE.rglob("*.py")
+        if re.search(
+            r"self\._(query|key|value|output)_dense|self\._build_attention", path.read_text()
+        )
+    }
+    assert reaches == {HEADS}
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import require_number, require_tensorflow
+from keras_branch_prune.common import mask_of, require_number, require_tensorflow
 from keras_branch_prune.data import Samples, Spool, read_batches
 from keras_branch_prune.graph import as_array, canonical, pack
 from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap, alpha_layer, value_of
@@ -179,7 +179,7 @@ def _squares(original: Sequence[Any], pruned: Sequence[Any]) -> Any:
 
 def _unmasked(original: Any, pruned: Any) -> tuple[Any, Any]:
     """Returns both tensors as float32, 0 at the time steps that a Keras mask leaves out."""
-    mask = getattr(original, "_keras_mask", None)
+    mask = mask_of(original)
     o, p = ops.cast(original, "float32"), ops.cast(pruned, "float32")
     if mask is None:
         return o, p

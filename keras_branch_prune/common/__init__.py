@@ -9,15 +9,41 @@ from keras_branch_prune.common.arguments import (
 )
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.common.disjoint_sets import DisjointSets
+from keras_branch_prune.common.keras_internals import (
+    application_layer,
+    input_structure,
+    mask_of,
+    nodes_in_order,
+    object_sharing_scope,
+    operation_of,
+    output_index,
+    output_structure,
+    record_variables,
+    safe_mode_scope,
+    scoped_objects,
+    sequential_graph,
+)
 from keras_branch_prune.common.tables import format_table
 
 __all__ = [
     "DisjointSets",
+    "application_layer",
     "check_share",
     "format_table",
+    "input_structure",
+    "mask_of",
+    "nodes_in_order",
     "number_or_nan",
     "number_up_to",
+    "object_sharing_scope",
+    "operation_of",
+    "output_index",
+    "output_structure",
+    "record_variables",
     "require_integer",
     "require_number",
     "require_tensorflow",
+    "safe_mode_scope",
+    "scoped_objects",
+    "sequential_graph",
 ]

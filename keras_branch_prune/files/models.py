@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.saving import serialization_lib
 
+from keras_branch_prune.common import safe_mode_scope
 from keras_branch_prune.files.archive import ModelFileError, read_archive
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.untrusted import check_config, count_parameters
@@ -59,7 +59,7 @@ def load_model(
     objects = dict(custom_objects or {})
     try:
         _check_model_file(path, objects, max_parameters, compile)
-        with serialization_lib.SafeModeScope(True):
+        with safe_mode_scope():
             return keras.saving.load_model(path, custom_objects=objects, compile=compile)
     except Exception as error:  # a broken architecture makes Keras raise whatever it runs into
         raise ModelFileError(f"Cannot load the model file '{path}': {_reason(error)}") from error

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
-from keras.src.saving import serialization_lib
 
+from keras_branch_prune.common import object_sharing_scope, record_variables, scoped_objects
 from keras_branch_prune.files.archive import ModelFileError
 
 # Where Keras keeps what models are made of. Its other modules read files and run code.
@@ -48,7 +47,7 @@ def check_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any]) -
     known = {
         **custom_objects,
         **keras.saving.get_custom_objects(),
-        **_scoped_objects(),
+        **scoped_objects(),
     }
     for entry in _entries(config):
         if "class_name" in entry:
@@ -57,12 +56,6 @@ def check_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any]) -
             raise ModelFileError(
                 f"a layer reads its vocabulary from the file {entry['vocabulary']!r}"
             )
-
-
-def _scoped_objects() -> dict[str, Any]:
-    """Returns the objects of an enclosing `keras.saving.custom_object_scope`."""
-    objects: dict[str, Any] = global_state.get_global_attribute("custom_objects_scope_dict") or {}
-    return objects
 
 
 def _entries(config: object) -> Iterator[Mapping[str, Any]]:
@@ -131,7 +124,7 @@ def count_parameters(
         ModelFileError: The variables have more values than allowed, or more than are stored.
     """
     counter = _Counter(stored_values, max_parameters)
-    objects = {**custom_objects, **_scoped_objects()}
+    objects = {**custom_objects, **scoped_objects()}
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(_build_shapes, config, objects, counter).result()
     # A layer may have swallowed the error, so the sum is compared once more.
@@ -142,11 +135,11 @@ def count_parameters(
 def _build_shapes(
     config: Mapping[str, Any], custom_objects: Mapping[str, Any], counter: "_Counter"
 ) -> None:
-    global_state.set_global_attribute("uninitialized_variables", counter)
+    record_variables(counter)
     # Deserialization empties the mapping it is given. The optimizer does not matter here.
     architecture = {**copy.deepcopy(dict(config)), "compile_config": None}
     scope = keras.StatelessScope(initialize_variables=False)
-    with scope, serialization_lib.ObjectSharingScope():
+    with scope, object_sharing_scope():
         keras.saving.deserialize_keras_object(architecture, custom_objects=custom_objects)
 
 

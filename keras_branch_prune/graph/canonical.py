@@ -4,8 +4,6 @@ Nested models and Sequentials are inlined (`outer__inner` names), separable conv
 attention and fused activations are split, so that the rest of the package sees one simple form.
 The user's model is neither changed nor copied: a `Unit` refers to the variables of the layer it was
 read from.
-
-This is the only module that touches Keras' private graph attributes.
 """
 
 from __future__ import annotations

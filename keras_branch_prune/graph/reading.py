@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 from keras import tree
 
+from keras_branch_prune.common import (
+    input_structure,
+    nodes_in_order,
+    operation_of,
+    output_structure,
+    sequential_graph,
+)
 from keras_branch_prune.graph.graph import Call, Unit, Value
 from keras_branch_prune.graph.rewriting import pack, unique_name
 
@@ -25,17 +31,15 @@ class GraphReader:
 
     def read(self, function: Any) -> tuple[Any, Any]:
         """Reads a whole model; returns its inputs and outputs in their structures."""
-        self.input_units = [
-            self._unit(tensor._keras_history.operation, "") for tensor in function.inputs
-        ]
+        self.input_units = [self._unit(operation_of(tensor), "") for tensor in function.inputs]
         self.input_values = [_value_of(tensor) for tensor in function.inputs]
         tensors = dict(zip(map(id, function.inputs), self.input_values, strict=True))
         outputs = self._inline(function, tensors, "", {})
-        return pack(function._inputs_struct, function.inputs, self.input_values), outputs
+        return pack(input_structure(function), function.inputs, self.input_values), outputs
 
     def _inline(self, function: Any, tensors: dict[int, Any], prefix: str, context: dict) -> Any:
         """Reads the nodes of `function`; `tensors` maps ids of Keras tensors to values."""
-        for node in _nodes_in_order(function):
+        for node in nodes_in_order(function):
             if any(id(tensor) not in tensors for tensor in node.input_tensors):
                 continue
             args, kwargs = node.arguments.fill_in(tensors)
@@ -47,7 +51,7 @@ class GraphReader:
                 outputs = tuple(_value_of(tensor) for tensor in node.outputs)
                 self.calls.append(Call(self._unit(operation, prefix), args, kwargs, outputs))
             tensors.update(zip(map(id, node.outputs), outputs, strict=True))
-        return tree.map_structure(lambda tensor: tensors[id(tensor)], function._outputs_struct)
+        return tree.map_structure(lambda tensor: tensors[id(tensor)], output_structure(function))
 
     def _call_model(self, model: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
         function = functional_graph(model, model.name)
@@ -66,24 +70,18 @@ class GraphReader:
         return self._units[id(operation)]
 
 
-def _nodes_in_order(function: Any) -> Iterable[Any]:
-    for depth in sorted(function._nodes_by_depth, reverse=True):
-        for node in function._nodes_by_depth[depth]:
-            if node.operation is not None and not node.is_input:
-                yield node
-
-
 def functional_graph(model: Any, name: str) -> Any:
     """Returns the object that holds the functional graph of `model`, or raises."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`{name}` must be a keras.Model. Received: {type(model).__name__}")
     if isinstance(model, keras.Sequential):
-        if not model.built or model._functional is None:
+        graph = sequential_graph(model)
+        if not model.built or graph is None:
             raise ValueError(
                 f"`{name}` must be built. Received: the Sequential model '{model.name}' without an "
                 "input shape; add a keras.Input or call `model.build(input_shape)` first."
             )
-        return model._functional
+        return graph
     if not isinstance(model, keras.Function):
         raise ValueError(
             f"`{name}` must be a functional or Sequential model. Received: the subclassed model "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 
 from keras_branch_prune.channels import Kept, Layout
+from keras_branch_prune.common import application_layer
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.rules.base import Rule
 from keras_branch_prune.rules.channelwise import Channelwise
@@ -29,16 +29,8 @@ def application_rules() -> dict[type, Rule]:
         ("convnext", "StochasticDepth"): Channelwise(),
         ("inception_resnet_v2", "CustomScaleLayer"): Elementwise(),
     }
-    found = {_application_layer(module, name): rule for (module, name), rule in rules.items()}
+    found = {application_layer(module, name): rule for (module, name), rule in rules.items()}
     return {cls: rule for cls, rule in found.items() if cls is not None}
-
-
-def _application_layer(module: str, name: str) -> type | None:
-    # These classes have no public name.
-    try:
-        return getattr(importlib.import_module(f"keras.src.applications.{module}"), name, None)
-    except ImportError:
-        return None
 
 
 def _last_axis(unit: Unit, value: Value, layout: Layout) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune.channels import Layout
+from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Unit, Value
 from keras_branch_prune.rules.base import Rule
 from keras_branch_prune.rules.channelwise import Channelwise
@@ -45,7 +46,7 @@ def operation_rules() -> dict[type, Rule]:
     _add(rules, ("expand_dims",), Expansion(), lambda op: op(_symbol(), 1))
     _add(rules, ("max_pool", "average_pool"), Channelwise(_data_format_axis), _call_pool)
     _add(rules, ("pad",), Channelwise(_pads_positions), lambda op: op(_symbol(), 1))
-    resize = ops.image.resize(_image(), (2, 2))._keras_history.operation
+    resize = operation_of(ops.image.resize(_image(), (2, 2)))
     rules[type(resize)] = Channelwise(_data_format_axis)
     return rules
 
@@ -61,7 +62,7 @@ def _add(
     for name in names:
         function = getattr(ops, name, None)
         if function is not None:
-            rules[type(call(function)._keras_history.operation)] = rule
+            rules[type(operation_of(call(function)))] = rule
 
 
 def _symbol() -> keras.KerasTensor:

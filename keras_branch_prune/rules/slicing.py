@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
 from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, fix_all
 
@@ -151,4 +152,4 @@ def slicing_rules() -> dict[type, Rule]:
         WindowSlicing(): ops.slice(x, (0, 0), (1, 2)),
         Splitting(): ops.split(x, 2)[0],
     }
-    return {type(t._keras_history.operation): rule for rule, t in examples.items()}
+    return {type(operation_of(t)): rule for rule, t in examples.items()}

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_branch_prune.common import operation_of, output_index
+
 KINDS = ("auto", "kl", "binary", "mse")
 """Names of distillation losses beside those that Keras knows."""
 
@@ -100,13 +102,12 @@ def output_names(model: keras.Model) -> list[str]:
 
 def activation_of(tensor: Any) -> str | None:
     """Returns `"softmax"` (of the last axis) or `"sigmoid"` if it made a symbolic output."""
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
+    operation = operation_of(tensor)
+    if operation is None:
         return None
-    operation = history.operation
     if isinstance(operation, keras.Model):
         outputs = tree.flatten(inputs_and_outputs(operation)[1])
-        return activation_of(outputs[history.tensor_index])
+        return activation_of(outputs[output_index(tensor)])
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", None) or type(operation).__name__.lower()
     last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
