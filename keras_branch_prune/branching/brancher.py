@@ -26,7 +26,7 @@ from keras_branch_prune.analysis import Analysis, PruningPlan, analyse, check_pl
 from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.channels import Kept, Layout
 from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value, canonical
-from keras_branch_prune.layers import PRUNED_SUFFIX, Alpha, AlphaBlend, ChannelMap, check_stochastic
+from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap, check_stochastic, narrow_name
 from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
 
 
@@ -172,7 +172,7 @@ class _Brancher:
         return self._once(unit, lambda: unit.replace(config={"trainable": False}))
 
     def _pruned(self, call: Call, layout: Layout) -> Unit:
-        name = call.unit.name + PRUNED_SUFFIX
+        name = narrow_name(call.unit.name)
         narrow = rule_for(call.unit).narrow
         return self._once(
             (name, layout), lambda: narrow(call.unit, layout, self._kept).replace(name=name)

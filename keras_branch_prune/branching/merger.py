@@ -19,7 +19,14 @@ from keras_branch_prune.graph import (
     replace_units,
     substitute,
 )
-from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap, alpha_layer, get_alpha
+from keras_branch_prune.layers import (
+    AlphaBlend,
+    ChannelMap,
+    alpha_layer,
+    get_alpha,
+    is_narrow,
+    original_name,
+)
 from keras_branch_prune.rules import LinearRule, rule_for
 
 
@@ -78,10 +85,10 @@ def _merge_unit(
 ) -> Unit:
     unit = call.unit
     config = {"trainable": True} if unit.name in frozen else {}
-    unit = unit.replace(name=unit.name.removesuffix(PRUNED_SUFFIX), config=config)
+    unit = unit.replace(name=original_name(unit.name), config=config)
     rule = rule_for(unit)
     # A narrow copy lies between the maps, even if it has become linear: one that was depthwise.
-    if call.unit.name.endswith(PRUNED_SUFFIX) or not isinstance(rule, LinearRule):
+    if is_narrow(call.unit.name) or not isinstance(rule, LinearRule):
         return unit
     expands = {
         role: ChannelMatrices.of(producer[value].unit)

@@ -26,7 +26,7 @@ from keras import ops
 from keras_branch_prune.common import mask_of, require_number, require_tensorflow
 from keras_branch_prune.data import Samples, Spool, read_batches
 from keras_branch_prune.graph import as_array, canonical, pack
-from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap, alpha_layer, value_of
+from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, value_of
 
 _HELD_OUT = 0.1
 """Share of the samples that are not trained on and decide which epoch is kept."""
@@ -150,7 +150,7 @@ def _narrow_variables(branched: keras.Model) -> list[Any]:
     variables = [
         variable
         for layer in branched.layers
-        if isinstance(layer, ChannelMap) or layer.name.endswith(PRUNED_SUFFIX)
+        if isinstance(layer, ChannelMap) or is_narrow(layer.name)
         for variable in layer.trainable_variables
     ]
     if not variables:

@@ -13,7 +13,7 @@ from keras import ops, tree
 
 from keras_branch_prune.data import Spool
 from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, substitute
-from keras_branch_prune.layers import PRUNED_SUFFIX, AlphaBlend, ChannelMap
+from keras_branch_prune.layers import AlphaBlend, ChannelMap, is_narrow
 
 ORIGINAL, PRUNED = "original", "pruned"
 
@@ -164,5 +164,4 @@ class TwoRuns:
 
 def is_narrow_norm(unit: Unit) -> bool:
     """Whether a unit is a BatchNormalization of the pruned branch."""
-    is_norm = unit.cls is keras.layers.BatchNormalization
-    return is_norm and unit.name.endswith(PRUNED_SUFFIX)
+    return unit.cls is keras.layers.BatchNormalization and is_narrow(unit.name)

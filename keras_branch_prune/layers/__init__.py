@@ -12,10 +12,16 @@ from keras_branch_prune.layers.alpha import (
 )
 from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic, share_of
 from keras_branch_prune.layers.channel_map import ChannelMap, is_map_weight
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
+from keras_branch_prune.layers.names import (
+    PACKAGE,
+    is_inside_narrow,
+    is_narrow,
+    narrow_name,
+    original_name,
+)
 
 __all__ = [
-    "PRUNED_SUFFIX",
+    "PACKAGE",
     "Alpha",
     "AlphaBlend",
     "ChannelMap",
@@ -25,7 +31,11 @@ __all__ = [
     "find_alpha",
     "flatten_layers",
     "get_alpha",
+    "is_inside_narrow",
     "is_map_weight",
+    "is_narrow",
+    "narrow_name",
+    "original_name",
     "set_alpha",
     "share_of",
     "value_of",

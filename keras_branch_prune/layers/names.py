@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 PACKAGE = "keras_branch_prune"
 """Under which Keras knows the classes of this package; saved models are found by it."""
 
-PRUNED_SUFFIX = "__pruned"
-"""How the names of layers in the pruned branch end."""
+_NARROW = "__pruned"
+# A trailing number tells equal names apart; what follows a slash lies inside the layer.
+_INSIDE_NARROW = re.compile(rf"{_NARROW}(_\d+)?(/|$)")
+
+
+def narrow_name(name: str) -> str:
+    """Returns the name of a layer's narrow copy in the pruned branch."""
+    return name + _NARROW
+
+
+def is_narrow(name: str) -> bool:
+    """Whether a layer of this name belongs to the pruned branch."""
+    return name.endswith(_NARROW)
+
+
+def is_inside_narrow(path: str) -> bool:
+    """Whether a variable of this path belongs to the pruned branch."""
+    return _INSIDE_NARROW.search(path) is not None
+
+
+def original_name(name: str) -> str:
+    """Returns the name of the layer that a narrow one was made from; other names stay."""
+    return name.removesuffix(_NARROW)

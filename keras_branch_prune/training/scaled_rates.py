@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +10,10 @@ import keras
 from keras import ops
 
 from keras_branch_prune.common import number_up_to
-from keras_branch_prune.layers import PRUNED_SUFFIX, is_map_weight, share_of
-
-# Layers inside a narrow layer are counted to it; a trailing number tells equal names apart.
-_PRUNED = re.compile(rf"{PRUNED_SUFFIX}(_\d+)?(/|$)")
+from keras_branch_prune.layers import PACKAGE, is_inside_narrow, is_map_weight, share_of
 
 
-@keras.saving.register_keras_serializable(package="keras_branch_prune")
+@keras.saving.register_keras_serializable(package=PACKAGE)
 class ScaledRates(keras.optimizers.Optimizer):
     """Scales what an optimizer does to the original layers, the maps and the narrow layers.
 
@@ -114,7 +110,7 @@ class ScaledRates(keras.optimizers.Optimizer):
         """Returns the factor of a variable: `self.original`, `self.maps` or `self.pruned`."""
         if is_map_weight(variable):
             return self.maps
-        return self.pruned if _PRUNED.search(variable.path) else self.original
+        return self.pruned if is_inside_narrow(variable.path) else self.original
 
     @property
     def variables(self) -> list[Any]:

@@ -15,7 +15,7 @@ from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.branching.refinement import refine
 from keras_branch_prune.graph.equivalence import random_inputs
 from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.layers.names import PRUNED_SUFFIX
+from keras_branch_prune.layers.names import is_narrow
 
 # The package's attribute of that name is the function.
 refine_module = importlib.import_module("keras_branch_prune.branching.refinement")
@@ -92,7 +92,7 @@ def test_the_pruned_network_comes_nearer_and_the_original_stays(name):
     narrow = {
         layer.name
         for layer in case.model.layers
-        if (isinstance(layer, ChannelMap) or layer.name.endswith(PRUNED_SUFFIX))
+        if (isinstance(layer, ChannelMap) or is_narrow(layer.name))
         and layer.trainable_variables
     }
     assert case.moved() == narrow
