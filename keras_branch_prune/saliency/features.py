@@ -146,18 +146,18 @@ class _Exits:
         for index, places in enumerate(self._places.values()):
             for place in places:
                 rows = place.rows(batch.features[index])
-                self._add_products(place, rows, place.rows(batch.moves[index]))
-                if batch.slopes:
-                    effects = (rows * place.rows(batch.slopes[index])).sum(axis=1)
+                self._add_products(place, rows, place.rows(batch.output_gradients[index]))
+                if batch.loss_gradients:
+                    effects = (rows * place.rows(batch.loss_gradients[index])).sum(axis=1)
                     self.groups[place.group].taylor += np.abs(effects).sum(axis=0)
                 seen[place.group] = max(seen.get(place.group, 0), rows.shape[0] * rows.shape[1])
         for name, count in seen.items():
             self.groups[name].rows += count
 
-    def _add_products(self, place: _Place, features: np.ndarray, moves: np.ndarray) -> None:
+    def _add_products(self, place: _Place, features: np.ndarray, gradients: np.ndarray) -> None:
         group, positions = self.groups[place.group], features.shape[1]
-        features, moves = (x.reshape(-1, x.shape[-1]) for x in (features, moves))
+        features, gradients = (x.reshape(-1, x.shape[-1]) for x in (features, gradients))
         # The first batch says how large the features of this exit are.
         place.scale = place.scale or 1 / max(float(np.square(features).mean()), 1e-30)
         group.products += place.scale / positions * (features.T @ features)
-        group.sensitivity += (moves.T @ moves) / place.scale
+        group.sensitivity += (gradients.T @ gradients) / place.scale

@@ -23,14 +23,14 @@ class BatchGradients:
 
     Args:
         features: One array per exit.
-        moves: Gradients of the outputs with random signs.
-        slopes: Gradients of the loss, if there is one.
+        output_gradients: Gradients of the outputs with random signs.
+        loss_gradients: Gradients of the loss, if there is one.
         energy: Sum of the squared outputs.
     """
 
     features: Sequence[np.ndarray]
-    moves: Sequence[np.ndarray]
-    slopes: Sequence[np.ndarray]
+    output_gradients: Sequence[np.ndarray]
+    loss_gradients: Sequence[np.ndarray]
     energy: float
 
 
@@ -58,8 +58,10 @@ class Gradients:
             tensors += [tf.convert_to_tensor(target) for target in tree.flatten(targets)]
         if self._traced is None:
             self._traced = self._trace(tensors)
-        features, moves, slopes, energy = self._traced(*tensors)
-        return BatchGradients(_arrays(features), _arrays(moves), _arrays(slopes), float(energy))
+        features, output_gradients, loss_gradients, energy = self._traced(*tensors)
+        return BatchGradients(
+            _arrays(features), _arrays(output_gradients), _arrays(loss_gradients), float(energy)
+        )
 
     def _trace(self, tensors: Sequence[Any]) -> Callable[..., tuple]:
         """Returns the function for batches of any size, of tensors like these."""
@@ -81,10 +83,12 @@ class Gradients:
             projected = tf.add_n(list(map(_with_random_signs, outputs, tf.unstack(seeds))))
             loss = self._sum_of_losses(targets, outputs) if self._loss else None
         exits = results["exits"]
-        moves = tape.gradient(projected, exits, unconnected_gradients="zero")
-        slopes = [] if loss is None else tape.gradient(loss, exits, unconnected_gradients="zero")
+        output_gradients = tape.gradient(projected, exits, unconnected_gradients="zero")
+        loss_gradients = (
+            [] if loss is None else tape.gradient(loss, exits, unconnected_gradients="zero")
+        )
         energy = tf.add_n([tf.reduce_sum(tf.square(tf.cast(y, tf.float32))) for y in outputs])
-        return exits, moves, slopes, energy
+        return exits, output_gradients, loss_gradients, energy
 
     def _sum_of_losses(self, targets: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """Returns the sum over samples, so that every gradient is that of a sample's own loss."""

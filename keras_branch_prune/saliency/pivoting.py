@@ -71,6 +71,8 @@ class _Remainder:
 
     def take(self, channel: int) -> None:
         """Takes a channel and what it explains out of all others."""
+        # One step of a pivoted Cholesky decomposition, X ← X − c·cᵀ with c = X[:, channel] /
+        # √X[channel, channel]; of X = G − LᵀL only the diagonal and the rows of L are kept.
         count, self._taken[channel] = int(self._taken.sum()), True
         if self._diagonal[channel] <= self._negligible:
             return
@@ -82,6 +84,8 @@ class _Remainder:
         if self._sensitivity is None:
             self.error -= float(column @ column)
             return
+        # With S the sensitivity, taking channel j saves (X·S·X)[j, j] / X[j, j]. The numerators are
+        # the savings: the diagonal of (X − c·cᵀ)·S·(X − c·cᵀ), multiplied out.
         seen = self._sensitivity @ column
         change = self._products @ seen - (known @ seen) @ known
         saved = float(column @ seen)

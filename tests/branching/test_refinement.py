@@ -92,8 +92,7 @@ def test_the_pruned_network_comes_nearer_and_the_original_stays(name):
     narrow = {
         layer.name
         for layer in case.model.layers
-        if (isinstance(layer, ChannelMap) or is_narrow(layer.name))
-        and layer.trainable_variables
+        if (isinstance(layer, ChannelMap) or is_narrow(layer.name)) and layer.trainable_variables
     }
     assert case.moved() == narrow
     kbp.set_alpha(case.model, 0)
