@@ -153,7 +153,7 @@ def fuse_attention(graph: Graph) -> Graph:
         if not _are_parts(call, before, after, readers):
             continue
         if call.unit not in fused:
-            fused[call.unit] = _fused(call.unit, [c.unit for c in before], after[0].unit)
+            fused[call.unit] = _fuse_layer(call.unit, [c.unit for c in before], after[0].unit)
         inputs = tuple(before[index].inputs[0] for index in (0, 2, 1))
         inputs = inputs[:2] if inputs[1] is inputs[2] else inputs
         outputs = (after[0].outputs[0], *call.outputs[1:])
@@ -175,7 +175,7 @@ def _are_parts(
     return projected and alone and [part.unit.cls for part in after] == [keras.layers.Dense]
 
 
-def _fused(attention: Unit, projections: Sequence[Unit], output: Unit) -> Unit:
+def _fuse_layer(attention: Unit, projections: Sequence[Unit], output: Unit) -> Unit:
     heads = attention.config["num_heads"]
     weights: list[np.ndarray] = []
     for projection in projections:

@@ -101,24 +101,24 @@ def outputs_in_float64(model: keras.Model, inputs: Any) -> Any:
     Returns:
         Its outputs, or `None` if a layer or an operation insists on its own dtype.
     """
-    wide = tree.map_structure(_widened, inputs)
+    wide = tree.map_structure(_widen, inputs)
     try:
-        return _in_float64(model)(wide, training=False)
+        return _copy_in_float64(model)(wide, training=False)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError):
         return None
 
 
-def _widened(tensor: Any) -> Any:
+def _widen(tensor: Any) -> Any:
     floating = "float" in keras.backend.standardize_dtype(tensor.dtype)
     return ops.cast(tensor, "float64") if floating else tensor
 
 
-def _in_float64(model: keras.Model) -> keras.Model:
+def _copy_in_float64(model: keras.Model) -> keras.Model:
     """Returns a copy of a flat model that computes in float64, with the same weights."""
 
-    def converted(layer: keras.Layer) -> keras.Layer:
+    def convert(layer: keras.Layer) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
 
-    copy = keras.models.clone_model(model, clone_function=converted)
+    copy = keras.models.clone_model(model, clone_function=convert)
     copy.set_weights(model.get_weights())
     return copy

@@ -44,7 +44,7 @@ class GraphReader:
                 continue
             args, kwargs = node.arguments.fill_in(tensors)
             operation = node.operation
-            kwargs = {**kwargs, **_accepted(operation, context)}
+            kwargs = {**kwargs, **_accepted_context(operation, context)}
             if _is_inlinable(operation):
                 outputs = self._call_model(operation, args, kwargs, prefix)
             else:
@@ -111,7 +111,7 @@ def _functional_call() -> Any:
 _FUNCTIONAL_CALL = _functional_call()
 
 
-def _accepted(operation: Any, context: dict) -> dict:
+def _accepted_context(operation: Any, context: dict) -> dict:
     """The part of a nested model's call context (`training`) that `operation` takes."""
     if not context or not isinstance(operation, keras.layers.Layer):
         return {}

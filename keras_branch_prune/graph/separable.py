@@ -18,7 +18,7 @@ _SEPARABLE_LAYERS = {
 def unwrap_dense(graph: Graph) -> Graph:
     """Replaces `TimeDistributed(Dense)` by the `Dense`, which does the same at every step."""
     wrapping = (c.unit for c in graph.calls if c.unit.cls is keras.layers.TimeDistributed)
-    units = {unit: _unwrapped(unit) for unit in wrapping if _wraps_dense(unit)}
+    units = {unit: _unwrap(unit) for unit in wrapping if _wraps_dense(unit)}
     calls = (
         dataclasses.replace(call, args=call.inputs, kwargs={}) if call.unit in units else call
         for call in graph.calls
@@ -26,7 +26,7 @@ def unwrap_dense(graph: Graph) -> Graph:
     return replace_units(dataclasses.replace(graph, calls=tuple(calls)), units)
 
 
-def _unwrapped(unit: Unit) -> Unit:
+def _unwrap(unit: Unit) -> Unit:
     config = {**unit.config["layer"]["config"], "name": unit.name}
     return dataclasses.replace(unit, cls=keras.layers.Dense, config=config)
 
@@ -46,7 +46,7 @@ def split_separable(graph: Graph) -> Graph:
             calls.append(call)
             continue
         if call.unit not in parts:
-            parts[call.unit] = _separated(call.unit)
+            parts[call.unit] = _separate(call.unit)
         depthwise, pointwise = parts[call.unit]
         inner = Value(_depthwise_shape(call, depthwise), call.outputs[0].dtype)
         calls.append(dataclasses.replace(call, unit=depthwise, outputs=(inner,)))
@@ -54,7 +54,7 @@ def split_separable(graph: Graph) -> Graph:
     return dataclasses.replace(graph, calls=tuple(calls))
 
 
-def _separated(unit: Unit) -> tuple[Unit, Unit]:
+def _separate(unit: Unit) -> tuple[Unit, Unit]:
     first, second = _SEPARABLE_LAYERS[unit.cls]
     config, (kernel, *rest) = unit.config, unit.weights
     shared = {key: config[key] for key in ("data_format", "trainable", "dtype")}

@@ -84,13 +84,13 @@ class Explanation:
         return json.dumps({**totals, "groups": self.records()}, indent=1)
 
     def _cost_lines(self) -> list[str]:
-        lines = [f"parameters: {_compared(self.parameters, self.floor_parameters)}"]
+        lines = [f"parameters: {_compare(self.parameters, self.floor_parameters)}"]
         if self.macs is None or self.floor_macs is None:
             lines.append("MACs: unknown, as the model leaves dimensions of its inputs open")
         else:
-            lines.append(f"MACs per sample: {_compared(self.macs, self.floor_macs)}")
+            lines.append(f"MACs per sample: {_compare(self.macs, self.floor_macs)}")
             if self.uncounted:
-                lines.append(f"not counted in the MACs: {_shortened(self.uncounted, _WIDTH - 25)}")
+                lines.append(f"not counted in the MACs: {_shorten(self.uncounted, _WIDTH - 25)}")
         return lines
 
     def _table(self) -> str:
@@ -98,11 +98,11 @@ class Explanation:
         width = (_WIDTH - _OTHER_COLUMNS - min(longest, _NAME_WIDTH)) // 2
         rows = [
             (
-                _clipped(group.name, _NAME_WIDTH),
+                _clip(group.name, _NAME_WIDTH),
                 str(group.channels),
                 "yes" if group.prunable else "no",
-                _shortened(group.parts or group.producers, width),
-                _shortened(group.consumers, width) or "-",
+                _shorten(group.parts or group.producers, width),
+                _shorten(group.consumers, width) or "-",
             )
             for group in self.groups
         ]
@@ -115,7 +115,7 @@ class Explanation:
                 names.setdefault(group.reason, []).append(group.name)
         lines = ["", "why groups stay"] if names else []
         for reason, stay in names.items():
-            text = f"{_shortened(stay, _NAME_WIDTH)}: {reason}"
+            text = f"{_shorten(stay, _NAME_WIDTH)}: {reason}"
             lines.extend(textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    "))
         return lines
 
@@ -156,27 +156,27 @@ def _costs(graph: Graph) -> Costs | None:
         return None
 
 
-def _compared(whole: int, floor: int) -> str:
+def _compare(whole: int, floor: int) -> str:
     share = f" ({floor / whole:.1%})" if whole else ""
     return f"{whole:,}, at least {floor:,}{share}"
 
 
-def _shortened(names: Sequence[str], width: int) -> str:
+def _shorten(names: Sequence[str], width: int) -> str:
     """Returns the names, or the first of them and their number, in at most `width` characters."""
     text = ", ".join(names)
     if len(text) <= width:
         return text
     if len(names) == 1:
-        return _clipped(text, width)
+        return _clip(text, width)
     for count in range(len(names) - 1, 0, -1):
         text = f"{', '.join(names[:count])}, … ({len(names)})"
         if len(text) <= width:
             return text
     number = f" ({len(names)})"
-    return _clipped(names[0], width - len(number)) + number
+    return _clip(names[0], width - len(number)) + number
 
 
-def _clipped(name: str, width: int) -> str:
+def _clip(name: str, width: int) -> str:
     """Returns the name, with its middle left out if it is longer than `width`."""
     if len(name) <= width:
         return name

@@ -41,8 +41,8 @@ def write_states(path: str | os.PathLike[str], callbacks: Sequence[Stateful]) ->
         TypeError: If a state holds something else than the protocol allows.
     """
     arrays: list[np.ndarray] = []
-    states = [{"class": _class(c), "state": _packed(c.get_state(), arrays)} for c in callbacks]
-    entries: dict[str, Any] = {str(n): _plain(array) for n, array in enumerate(arrays)}
+    states = [{"class": _class(c), "state": _pack(c.get_state(), arrays)} for c in callbacks]
+    entries: dict[str, Any] = {str(n): _as_bits(array) for n, array in enumerate(arrays)}
     entries[_TEXT] = np.array(json.dumps(states))
     with atomic_write(path) as temporary:
         np.savez(temporary, **entries)
@@ -66,7 +66,7 @@ def read_states(path: str | os.PathLike[str], callbacks: Sequence[Stateful]) -> 
                 f"`callbacks` must be those of the backup '{os.fspath(path)}', {expected}. "
                 f"Received: {received}"
             )
-        states = [_unpacked(row["state"], file) for row in saved]
+        states = [_unpack(row["state"], file) for row in saved]
     for callback, state in zip(callbacks, states, strict=True):
         callback.set_state(state)
 
@@ -75,7 +75,7 @@ def _class(callback: Stateful) -> str:
     return type(callback).__name__
 
 
-def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
+def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
     """Returns a state as JSON, in which arrays are named by their place in `arrays`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -83,26 +83,26 @@ def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
         arrays.append(value)
         return {"array": str(len(arrays) - 1), "dtype": value.dtype.name}
     if isinstance(value, (list, tuple)):
-        return {"list": [_packed(item, arrays) for item in value]}
+        return {"list": [_pack(item, arrays) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _packed(item, arrays) for key, item in value.items()}}
+        return {"dict": {key: _pack(item, arrays) for key, item in value.items()}}
     raise TypeError(
         "The state of a callback must consist of dicts with text as keys, lists, JSON scalars and "
         f"arrays of numbers. Received: {value!r}"
     )
 
 
-def _unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if not isinstance(value, dict):
         return value
     if "list" in value:
-        return [_unpacked(item, arrays) for item in value["list"]]
+        return [_unpack(item, arrays) for item in value["list"]]
     if "dict" in value:
-        return {key: _unpacked(item, arrays) for key, item in value["dict"].items()}
+        return {key: _unpack(item, arrays) for key, item in value["dict"].items()}
     array, dtype = arrays[value["array"]], np.dtype(value["dtype"])
     return array if array.dtype == dtype else array.view(dtype)
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _as_bits(array: np.ndarray) -> np.ndarray:
     """Returns the array as bits if NumPy cannot store its dtype, e.g. bfloat16."""
     return array if array.dtype.kind in "biufc" else array.view(f"u{array.dtype.itemsize}")

@@ -35,9 +35,9 @@ class Snapshot:
             ValueError: If the model is not compiled, or its structure differs; it stays as it was.
         """
         build_optimizer(model)
-        pairs = _paired("variables", model.variables, self.variables)
+        pairs = _pair("variables", model.variables, self.variables)
         for name, values in self.optimizers.items():
-            pairs += _paired(f"{name}.variables", getattr(model, name).variables, values)
+            pairs += _pair(f"{name}.variables", getattr(model, name).variables, values)
         for variable, value in pairs:
             variable.assign(value)
 
@@ -73,8 +73,8 @@ def take(model: keras.Model) -> Snapshot:
         >>> good.restore(branched)
     """
     build_optimizer(model)
-    optimizers = {name: _copies(found.variables) for name, found in _optimizers(model).items()}
-    return Snapshot(_copies(model.variables), optimizers)
+    optimizers = {name: _copy(found.variables) for name, found in _optimizers(model).items()}
+    return Snapshot(_copy(model.variables), optimizers)
 
 
 def build_optimizer(model: keras.Model) -> None:
@@ -108,12 +108,12 @@ def _optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
     return {name: value for name, value in found.items() if isinstance(value, kind) and value.built}
 
 
-def _copies(variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
+def _copy(variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
     # A copy for certain: the array of a variable may be the variable's own memory.
     return tuple(np.array(ops.convert_to_numpy(variable)) for variable in variables)
 
 
-def _paired(
+def _pair(
     what: str, variables: Sequence[Any], values: Sequence[np.ndarray]
 ) -> list[tuple[Any, np.ndarray]]:
     """Pairs variables with their values, or raises `ValueError` where they do not fit."""
@@ -123,7 +123,7 @@ def _paired(
             f"Received: {len(variables)} variables"
         )
     for variable, value in zip(variables, values, strict=True):
-        actual, expected = _described(variable), _described(value)
+        actual, expected = _describe(variable), _describe(value)
         if actual != expected:
             raise ValueError(
                 f"`model.{what}` must be as they were when the snapshot was taken. "
@@ -132,5 +132,5 @@ def _paired(
     return list(zip(variables, values, strict=True))
 
 
-def _described(array: Any) -> str:
+def _describe(array: Any) -> str:
     return f"shape {tuple(array.shape)} and {keras.backend.standardize_dtype(array.dtype)}"
