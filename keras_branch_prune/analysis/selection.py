@@ -67,7 +67,7 @@ def selection_record(**options: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (argument, _text(selector))
         for argument, selectors in options.items()
-        for selector in _listed(selectors)
+        for selector in _list(selectors)
     )
 
 
@@ -75,7 +75,7 @@ def _text(selector: Any) -> str:
     return selector if isinstance(selector, str) else getattr(selector, "__name__", "predicate")
 
 
-def _listed(selectors: Any) -> list[Any]:
+def _list(selectors: Any) -> list[Any]:
     if selectors is None:
         return []
     return [selectors] if isinstance(selectors, str) or callable(selectors) else list(selectors)
@@ -89,7 +89,7 @@ def _predicates(
 ) -> list[_Predicate]:
     """Returns one predicate per selector; checks that every text matches something."""
     found: list[_Predicate] = []
-    for selector in _listed(selectors):
+    for selector in _list(selectors):
         if isinstance(selector, str):
             if not any(matches(selector, group) for group in groups):
                 raise ValueError(

@@ -71,7 +71,7 @@ class Moments:
         (x, y), moments = self._means(), self._moments(raw=not intercept)
         energy = self._moments(raw=True)[2]
         squares, products, _ = moments
-        matrix = start + _solved(squares, ridge, products - squares @ start)
+        matrix = start + _solve(squares, ridge, products - squares @ start)
         return Fit(matrix, y - x @ matrix if intercept else None, _error(matrix, *moments), energy)
 
     def _means(self) -> list[np.ndarray]:
@@ -92,7 +92,7 @@ class Moments:
         return squares, products, energy
 
 
-def _solved(squares: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:
+def _solve(squares: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:
     """Returns `(squares + λ)⁻¹ · right`, or the smallest solution if there is hardly a penalty."""
     penalty = ridge * np.trace(squares) / len(squares)
     matrix = squares + penalty * np.eye(len(squares))

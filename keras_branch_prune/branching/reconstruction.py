@@ -151,11 +151,11 @@ def _map_batches(
         y = _block_rows(targets, unit, 2 if task.is_expand else 1)
         if not task.is_expand:
             # What a reduce map should give is what it makes of the original's channels.
-            y = [_mapped(rows, start) for rows, start in zip(y, starts, strict=True)]
+            y = [_apply_map(rows, start) for rows, start in zip(y, starts, strict=True)]
         yield list(zip(x, y, strict=True))
 
 
-def _mapped(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _apply_map(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Returns `rows @ matrix`, by indexing if the matrix only selects columns."""
     kept = matrix.argmax(axis=0)
     if np.array_equal(matrix, np.eye(len(matrix))[:, kept]):

@@ -101,7 +101,7 @@ def refine(
     """
     _check(epochs, learning_rate, batch_size)
     pair = _Pair(branched)
-    with Spool(memory_mib) as spool, _kept_safe(pair):
+    with Spool(memory_mib) as spool, _restore_on_error(pair):
         samples = Samples(spool, read_batches(data, pair.graph))
         training = _Training(pair, samples, epochs, learning_rate, batch_size, seed)
         errors, losses = [training.validate(0)], []
@@ -137,7 +137,7 @@ class _Pair:
         self.alpha = alpha_layer(branched).alpha
         self.variables = _narrow_variables(branched)
         self.is_float16 = any(layer.compute_dtype == "float16" for layer in branched.layers)
-        self._model = keras.Model(branched.input, _compared(branched))
+        self._model = keras.Model(branched.input, _compared_tensors(branched))
 
     def tensors(self, alpha: float, inputs: Sequence[Any]) -> list[Any]:
         """Returns the compared tensors of one of the networks; `inputs` are flat."""
@@ -161,7 +161,7 @@ def _narrow_variables(branched: keras.Model) -> list[Any]:
     return variables
 
 
-def _compared(branched: keras.Model) -> list[Any]:
+def _compared_tensors(branched: keras.Model) -> list[Any]:
     """Returns the symbolic tensors behind all blends, and the outputs that are not integers."""
     blends = [layer.output for layer in branched.layers if isinstance(layer, AlphaBlend)]
     return blends + [tensor for tensor in branched.outputs if "float" in tensor.dtype]
@@ -172,12 +172,12 @@ def _squares(original: Sequence[Any], pruned: Sequence[Any]) -> Any:
     return ops.stack(
         [
             ops.stack([ops.sum(ops.square(part)) for part in (o - p, o)])
-            for o, p in map(_unmasked, original, pruned)
+            for o, p in map(_mask, original, pruned)
         ]
     )
 
 
-def _unmasked(original: Any, pruned: Any) -> tuple[Any, Any]:
+def _mask(original: Any, pruned: Any) -> tuple[Any, Any]:
     """Returns both tensors as float32, 0 at the time steps that a Keras mask leaves out."""
     mask = mask_of(original)
     o, p = ops.cast(original, "float32"), ops.cast(pruned, "float32")
@@ -221,7 +221,7 @@ class _Training:
         order = np.random.default_rng((self._seed, epoch)).permutation(self._rest).tolist()
         batches = self._samples.grouped(order, self._batch_size)
         # Checked at every step: one that is not finite spoils all that follow.
-        losses = [self._checked(self._step(self._samples.read(b)), epoch) for b in batches]
+        losses = [self._check_finite(self._step(self._samples.read(b)), epoch) for b in batches]
         return math.exp(sum(losses) / len(losses))
 
     def validate(self, epoch: int) -> float:
@@ -230,9 +230,9 @@ class _Training:
         squares = sum(ops.convert_to_numpy(self._measure(self._samples.read(b))) for b in batches)
         # A compiled ReLU may turn NaN into 0, so that the error alone does not tell.
         finite = all(ops.all(ops.isfinite(variable)) for variable in self._variables)
-        return math.exp(self._checked(_log_error(squares) if finite else math.nan, epoch))
+        return math.exp(self._check_finite(_log_error(squares) if finite else math.nan, epoch))
 
-    def _checked(self, log_error: Any, epoch: int) -> float:
+    def _check_finite(self, log_error: Any, epoch: int) -> float:
         value = float(log_error)
         if not math.isfinite(value):
             raise ValueError(
@@ -276,7 +276,7 @@ def _tensorflow_functions(
 
 
 @contextlib.contextmanager
-def _kept_safe(pair: _Pair) -> Iterator[None]:
+def _restore_on_error(pair: _Pair) -> Iterator[None]:
     """Puts α back in the end, and all weights as well if there was an exception."""
     alpha, weights = value_of(pair.alpha), _values(pair.variables)
     try:

@@ -37,7 +37,7 @@ def read_batches(data: Any, graph: Graph) -> Iterator[Batch]:
     """
     empty = True
     for element in _elements(data, graph.input_values[0].shape[0] or BATCH_SIZE):
-        inputs, targets = _unpacked(element)
+        inputs, targets = _unpack(element)
         arrays = _flat(inputs, graph)
         _check_counts(arrays)
         if len(arrays[0]):
@@ -54,7 +54,7 @@ def _elements(data: Any, batch_size: int) -> Iterable[Any]:
         return (data[index] for index in range(data.num_batches))
     structure = isinstance(data, (list, tuple, Mapping, str)) or hasattr(data, "shape")
     if structure or not isinstance(data, Iterable):
-        return _sliced(data, batch_size)
+        return _slice(data, batch_size)
     if hasattr(data, "cardinality"):
         _check_end(int(data.cardinality()) != -1)  # tf.data.INFINITE_CARDINALITY
     return data
@@ -65,7 +65,7 @@ def _check_end(ends: bool) -> None:
         raise ValueError("`calibration` must be a dataset that ends. Received: an infinite one")
 
 
-def _sliced(data: Any, batch_size: int) -> Iterator[Any]:
+def _slice(data: Any, batch_size: int) -> Iterator[Any]:
     leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
         raise TypeError(
@@ -86,7 +86,7 @@ def _check_counts(arrays: list[Any]) -> None:
         )
 
 
-def _unpacked(element: Any) -> tuple[Any, Any]:
+def _unpack(element: Any) -> tuple[Any, Any]:
     """Returns inputs and targets; unlike for Keras, a list is never a pair of those."""
     if not isinstance(element, tuple):
         return element, None
@@ -119,10 +119,10 @@ def _flat(inputs: Any, graph: Graph) -> list[np.ndarray]:
         )
     found = dict(zip(values, leaves, strict=True))
     named = zip(names, graph.input_values, strict=True)
-    return [_checked(name, value, found[value]) for name, value in named]
+    return [_check_array(name, value, found[value]) for name, value in named]
 
 
-def _checked(name: str, value: Value, leaf: Any) -> np.ndarray:
+def _check_array(name: str, value: Value, leaf: Any) -> np.ndarray:
     array = np.asarray(ops.convert_to_numpy(leaf))
     if array.dtype.kind in "OSU":
         raise TypeError(

@@ -35,11 +35,11 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
             NaN or infinite. The statistics are then as they were.
     """
     require_integer("batch_size", batch_size, at_least=1)
-    if not _reestimated(model, inputs, batch_size):
+    if not _estimate_anew(model, inputs, batch_size):
         raise ValueError("`inputs` must give finite statistics. Received: NaN or infinite ones")
 
 
-def _reestimated(model: keras.Model, inputs: Any, batch_size: int) -> bool:
+def _estimate_anew(model: keras.Model, inputs: Any, batch_size: int) -> bool:
     """Re-estimates, unless a statistic becomes NaN or infinite; returns whether none did."""
     found = {id(layer): layer for layer in flatten_layers(model) if _is_estimated(layer)}
     if not found:
@@ -109,7 +109,7 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
 
     def _reestimate(self) -> None:
         if not self._done:
-            _reestimated(self.model, self._inputs, self._batch_size)
+            _estimate_anew(self.model, self._inputs, self._batch_size)
             self._done = True
 
 

@@ -51,11 +51,11 @@ def dcgan_generator(
     inputs = keras.Input((noise,), name="noise")
     x = layers.Reshape((1, 1, noise), name="pixel")(inputs)
     x = layers.Conv2DTranspose(first, small, name="project", **_options(False))(x)
-    x = layers.ReLU(name="project_relu")(_normalized(x, "project_bn"))
+    x = layers.ReLU(name="project_relu")(_normalize(x, "project_bn"))
     for index, width in enumerate(others, 1):
         window = {"strides": min(index, 2), "padding": "same", **_options(False)}
         x = layers.Conv2DTranspose(width, _KERNEL, name=f"up{index}", **window)(x)
-        x = layers.ReLU(name=f"up{index}_relu")(_normalized(x, f"up{index}_bn"))
+        x = layers.ReLU(name=f"up{index}_relu")(_normalize(x, f"up{index}_bn"))
     window = {"strides": 2, "padding": "same", "activation": "tanh", **_options(True)}
     x = layers.Conv2DTranspose(shape[-1], _KERNEL, name="pixels", **window)(x)
     return keras.Model(inputs, x, name=name)
@@ -91,13 +91,13 @@ def dcgan_discriminator(
         window = {"strides": 2, "padding": "same", **_options(index == 1)}
         x = layers.Conv2D(width, _KERNEL, name=f"conv{index}", **window)(x)
         if index > 1:
-            x = _normalized(x, f"bn{index}")
+            x = _normalize(x, f"bn{index}")
         x = layers.LeakyReLU(negative_slope=0.2, name=f"relu{index}")(x)
     x = layers.Flatten(name="flatten")(x)
     return keras.Model(inputs, layers.Dense(1, name="logit", **_options(True))(x), name=name)
 
 
-def _normalized(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return layers.BatchNormalization(momentum=0.9, name=name)(x)
 
 

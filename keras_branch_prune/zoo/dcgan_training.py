@@ -129,11 +129,11 @@ class DCGAN(keras.Model):
         """Trains both models on a batch of images; labels and sample weights are not used."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as generating, tf.GradientTape() as judging:
-            losses = self._compared(images, training=True)
-            fooling = losses["generator_loss"] + _added(self.generator)
+            losses = self._compute_losses(images, training=True)
+            fooling = losses["generator_loss"] + _sum_of_added_losses(self.generator)
             if self._teach is not None:
                 fooling = fooling + self._distillation * losses["distillation_loss"]
-            telling = losses["discriminator_loss"] + _added(self.discriminator)
+            telling = losses["discriminator_loss"] + _sum_of_added_losses(self.discriminator)
             fooling = self.optimizer.scale_loss(fooling)
             telling = self.discriminator_optimizer.scale_loss(telling)
         generator_gradients = _gradients(generating, fooling, self.generator)
@@ -147,9 +147,11 @@ class DCGAN(keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Computes the losses on a batch of images, both models in inference mode."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self._logged.update(self._compared(images, training=False), ops.shape(images)[0])
+        return self._logged.update(
+            self._compute_losses(images, training=False), ops.shape(images)[0]
+        )
 
-    def _compared(self, images: Any, training: bool) -> dict[str, Any]:
+    def _compute_losses(self, images: Any, training: bool) -> dict[str, Any]:
         noise = keras.random.normal(
             (ops.shape(images)[0], self.generator.inputs[0].shape[1]), seed=self.noise_seed
         )
@@ -191,7 +193,7 @@ class _Logged:
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
 
-def _added(model: keras.Model) -> Any:
+def _sum_of_added_losses(model: keras.Model) -> Any:
     return sum((ops.sum(ops.cast(loss, "float32")) for loss in model.losses), ops.zeros(()))
 
 
