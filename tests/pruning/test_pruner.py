@@ -370,7 +370,7 @@ def test_at_alpha_0_statistics_are_those_of_the_pruned_network(tmp_path):
 def test_statistics_are_reestimated_while_alpha_falls(original, tmp_path, monkeypatch):
     sizes = []
     count = functools.partial(lambda sizes, _, inputs, size: sizes.append(len(inputs)), sizes)
-    monkeypatch.setattr(batch_statistics, "_reestimated", count)
+    monkeypatch.setattr(batch_statistics, "_estimate_anew", count)
     monkeypatch.setattr(sys.modules[kbp.prune.__module__], "reestimate_batch_norm", count)
     recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
     prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(0.5))

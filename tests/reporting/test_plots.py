@@ -8,7 +8,7 @@ from matplotlib import image
 
 import keras_branch_prune as kbp
 from keras_branch_prune.benchmarking.timing import Timing, VariantResult
-from keras_branch_prune.reporting import plots as report
+from keras_branch_prune.reporting import speedup_plot as report
 
 STAGES = {
     "original": [{"accuracy": 0.5, "val_accuracy": 0.4}, {"accuracy": 0.9, "val_accuracy": 0.8}],

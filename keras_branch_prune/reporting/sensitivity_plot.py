@@ -1,0 +1,57 @@
+"""How much a model suffers from each group, as a map of groups and widths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.reporting.figures import _matplotlib
+from keras_branch_prune.reporting.sensitivities import Sensitivity
+
+
+def plot_sensitivity(result: Sensitivity, path: str | os.PathLike[str]) -> Path:
+    """Draws how much a model suffers from each group, as a map of groups and widths.
+
+    Args:
+        result: What `sensitivity` returns; errors are coloured by their logarithm.
+        path: The picture to write; its suffix (`.png`, `.svg`, …) decides the format.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
+    """
+    figure_class, colormap = _matplotlib()
+    size = (3.5 + 0.7 * len(result.ratios), 1.2 + 0.2 * len(result.groups))
+    figure = figure_class(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    cells = _draw_cells(axes, result, colormap)
+    labels = [f"{group.name} ({group.channels})" for group in result.groups]
+    axes.set_xticks(range(len(result.ratios)), [f"{ratio:g}" for ratio in result.ratios])
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    axes.set(xlabel="share of the channels that stay", title=result.model_name)
+    figure.colorbar(cells, label=result.quantity, fraction=0.05)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)
+
+
+def _draw_cells(axes: Any, result: Sensitivity, colormap: Any) -> Any:
+    """Fills one cell per group and width, and writes its number into it."""
+    values = [list(group.values) for group in result.groups]
+    options: dict[str, Any] = {}
+    if result.whole is None:
+        # Where there is no error, there is no logarithm.
+        shown = [value for row in values for value in row if value > 0] or [1.0]
+        options = {"norm": "log", "vmin": min(shown), "vmax": max(shown)}
+        values = [[max(value, min(shown)) for value in row] for row in values]
+    cells = axes.imshow(values, cmap=colormap, aspect="auto", **options)
+    for y, group in enumerate(result.groups):
+        for x, value in enumerate(group.values):
+            bright = cells.norm(values[y][x]) > 0.6
+            look = {"ha": "center", "va": "center", "fontsize": 6}
+            axes.text(x, y, f"{value:.2g}", color="black" if bright else "white", **look)
+    return cells

@@ -1,0 +1,111 @@
+"""Measured speed-ups against what the MACs promise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_branch_prune.benchmarking import BenchmarkResult, Timing
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.reporting.figures import _matplotlib
+
+_STEP = 1.025
+
+
+def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
+    """Draws the measured speed-up of every variant against what its MACs promise.
+
+    There is one panel per batch size, device and number of threads; the backends in it differ by
+    colour and marker, and stand side by side around the variant's ratio of MACs. Bars are
+    confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`. On the diagonal a variant
+    is as many times as fast as it has fewer MACs.
+
+    Args:
+        result: What `benchmark` returns, with two variants or more whose MACs are known.
+        path: The picture to write; its suffix (`.png`, `.svg`, …) decides the format.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
+        ValueError: If there are no two variants with known MACs, the first among them.
+    """
+    figure_class, _ = _matplotlib()
+    points = _speedup_points(result)
+    if not points:
+        macs = {variant.name: variant.macs for variant in result.variants}
+        raise ValueError(
+            f"`result` must have another variant than the first with known MACs. Received: {macs}"
+        )
+    rows = list(dict.fromkeys(x.timing.batch_size for x in points))
+    columns = list(dict.fromkeys((x.timing.device, x.timing.threads) for x in points))
+    backends = list(dict.fromkeys(x.timing.backend for x in points))
+    size = (1 + 4 * len(columns), 1 + 3.5 * len(rows))
+    figure = figure_class(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    for batch_size, line in zip(rows, grid, strict=True):
+        for (device, threads), axes in zip(columns, line, strict=True):
+            where = (batch_size, device, threads)
+            _draw_speedups(axes, [x for x in points if x.panel == where], backends)
+            count = "by default" if threads is None else threads
+            axes.set_title(f"batch {batch_size}, {device.upper()}, threads {count}", fontsize=9)
+    grid[0][0].legend(fontsize=7)
+    figure.supxlabel("MACs of the original / MACs of the variant", fontsize=9)
+    figure.supylabel("measured speed-up", fontsize=9)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)
+
+
+class _Speedup(NamedTuple):
+    """A point of `plot_speedup`."""
+
+    timing: Timing
+    macs_ratio: float
+    speedup: float
+    interval: tuple[float, float]
+
+    @property
+    def panel(self) -> tuple[int, str, int | None]:
+        return self.timing.batch_size, self.timing.device, self.timing.threads
+
+
+def _speedup_points(result: BenchmarkResult) -> list[_Speedup]:
+    points = []
+    for name in [variant.name for variant in result.variants[1:]]:
+        ratio = result.macs_ratio(name)
+        for x in result.variant(name).timings if ratio else ():
+            where = (x.batch_size, name, x.device)
+            speedup = result.speedup(*where, backend=x.backend, threads=x.threads)
+            interval = result.speedup_interval(*where, backend=x.backend, threads=x.threads)
+            points.append(_Speedup(x, ratio or 0.0, speedup, interval))
+    return points
+
+
+def _draw_speedups(axes: Any, points: Sequence[_Speedup], backends: Sequence[str]) -> None:
+    """Draws the points of one panel on logarithmic axes."""
+    from matplotlib.ticker import LogLocator
+
+    for index, backend in enumerate(backends):
+        own = [x for x in points if x.timing.backend == backend]
+        # Side by side, or the bars of all backends would hide each other.
+        ratios = [x.macs_ratio * _STEP ** (index - (len(backends) - 1) / 2) for x in own]
+        lows = [x.speedup - x.interval[0] for x in own]
+        highs = [x.interval[1] - x.speedup for x in own]
+        look = {"color": f"C{index}", "marker": "osD^v"[index % 5], "linestyle": "none"}
+        speedups = [x.speedup for x in own]
+        axes.errorbar(ratios, speedups, [lows, highs], label=backend, markersize=4, **look)
+    ends = [1.0, *(x.macs_ratio for x in points)]
+    promise = [min(ends), max(ends)]
+    axes.plot(promise, promise, color="grey", linewidth=0.8, label="as the MACs promise")
+    axes.set(xscale="log", yscale="log")
+    axes.margins(0.03)
+    for axis in (axes.xaxis, axes.yaxis):
+        # Powers of ten alone would be too few labels for ratios, all digits too many.
+        axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axis.set_major_formatter("{x:g}×")
+        axis.set_minor_formatter("{x:g}×")
+        axis.set_tick_params(which="both", labelsize=7)

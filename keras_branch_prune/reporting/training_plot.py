@@ -1,0 +1,84 @@
+"""A metric over the epochs of a pruning run, coloured by α."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_branch_prune.files import atomic_write
+from keras_branch_prune.reporting.figures import _matplotlib
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def plot_training(
+    stages: Mapping[str, Rows],
+    path: str | os.PathLike[str],
+    metric: str = "accuracy",
+) -> Path:
+    """Draws a metric over all epochs of a pruning run, coloured by α.
+
+    Args:
+        stages: Stage name → the logs of its epochs (see `EpochBackup.history`), one after another.
+            The background of an epoch that logs `alpha` has the colour of its α.
+        path: The picture to write; its suffix (`.png`, `.svg`, …) decides the format.
+        metric: Which metric; `val_` + `metric` is drawn too where it was logged.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
+        ValueError: If no epoch logs the metric.
+    """
+    figure_class, colormap = _matplotlib()
+    if not any(metric in row for rows in stages.values() for row in rows):
+        raise ValueError(f"`metric` must be in the logs of `stages`. Received: metric={metric!r}")
+    figure = figure_class(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
+    _shade_alphas(axes, stages, colormap)
+    _draw_curves(axes, stages, metric)
+    _mark_stages(axes, stages)
+    axes.set(xlabel="epoch", ylabel=metric)
+    axes.legend(loc="lower right")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)
+
+
+def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colormap: Any) -> None:
+    """Fills the background of every run of epochs with one α, and writes α at its foot."""
+    rows = [row for stage in stages.values() for row in stage]
+    start = 0
+    for end in range(1, len(rows) + 1):
+        alpha = rows[start].get("alpha")
+        if end < len(rows) and rows[end].get("alpha") == alpha:
+            continue
+        if alpha is not None:
+            axes.axvspan(start + 0.5, end + 0.5, color=colormap(alpha), alpha=0.35, linewidth=0)
+            first = start == 0 or "alpha" not in rows[start - 1]
+            label = f"α = {alpha:.2g}" if first else f"{alpha:.2g}"
+            place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
+            axes.text((start + end + 1) / 2, 0.985, label, fontsize=7, **place)
+        start = end
+
+
+def _draw_curves(axes: Any, stages: Mapping[str, Rows], metric: str) -> None:
+    for name, label, style in ((metric, "training", "--"), (f"val_{metric}", "validation", "-")):
+        values = [row.get(name, float("nan")) for rows in stages.values() for row in rows]
+        epochs = range(1, len(values) + 1)
+        look = {"color": "black", "marker": ".", "markersize": 4, "linewidth": 1}
+        axes.plot(epochs, values, style, label=label, **look)
+
+
+def _mark_stages(axes: Any, stages: Mapping[str, Rows]) -> None:
+    """Draws a line where a stage begins, with the stage's name above the picture."""
+    start = 0
+    for name, rows in stages.items():
+        if rows:
+            axes.axvline(start + 0.5, color="grey", linewidth=0.8)
+            axes.text(start + 0.6, 1.01, name, transform=axes.get_xaxis_transform(), fontsize=9)
+        start += len(rows)
+    axes.set_xlim(0.5, start + 0.5)
