@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_branch_prune.files import atomic_write
-from keras_branch_prune.reporting.figures import _matplotlib
+from keras_branch_prune.reporting.figures import colormap, new_figure, save_figure
 from keras_branch_prune.reporting.sensitivities import Sensitivity
 
 
@@ -24,22 +23,18 @@ def plot_sensitivity(result: Sensitivity, path: str | os.PathLike[str]) -> Path:
     Raises:
         ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
     """
-    figure_class, colormap = _matplotlib()
-    size = (3.5 + 0.7 * len(result.ratios), 1.2 + 0.2 * len(result.groups))
-    figure = figure_class(figsize=size, layout="constrained")
+    figure = new_figure(3.5 + 0.7 * len(result.ratios), 1.2 + 0.2 * len(result.groups))
     axes = figure.subplots()
-    cells = _draw_cells(axes, result, colormap)
+    cells = _draw_cells(axes, result, colormap())
     labels = [f"{group.name} ({group.channels})" for group in result.groups]
     axes.set_xticks(range(len(result.ratios)), [f"{ratio:g}" for ratio in result.ratios])
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.set(xlabel="share of the channels that stay", title=result.model_name)
     figure.colorbar(cells, label=result.quantity, fraction=0.05)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return Path(path)
+    return save_figure(figure, path)
 
 
-def _draw_cells(axes: Any, result: Sensitivity, colormap: Any) -> Any:
+def _draw_cells(axes: Any, result: Sensitivity, colors: Any) -> Any:
     """Fills one cell per group and width, and writes its number into it."""
     values = [list(group.values) for group in result.groups]
     options: dict[str, Any] = {}
@@ -48,7 +43,7 @@ def _draw_cells(axes: Any, result: Sensitivity, colormap: Any) -> Any:
         shown = [value for row in values for value in row if value > 0] or [1.0]
         options = {"norm": "log", "vmin": min(shown), "vmax": max(shown)}
         values = [[max(value, min(shown)) for value in row] for row in values]
-    cells = axes.imshow(values, cmap=colormap, aspect="auto", **options)
+    cells = axes.imshow(values, cmap=colors, aspect="auto", **options)
     for y, group in enumerate(result.groups):
         for x, value in enumerate(group.values):
             bright = cells.norm(values[y][x]) > 0.6

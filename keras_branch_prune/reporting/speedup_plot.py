@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_branch_prune.benchmarking import BenchmarkResult, Timing
-from keras_branch_prune.files import atomic_write
-from keras_branch_prune.reporting.figures import _matplotlib
+from keras_branch_prune.reporting.figures import new_figure, save_figure
 
 _STEP = 1.025
+"""Factor between backends that stand side by side around one ratio of MACs."""
 
 
 def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
@@ -19,8 +19,8 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
 
     There is one panel per batch size, device and number of threads; the backends in it differ by
     colour and marker, and stand side by side around the variant's ratio of MACs. Bars are
-    confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`. On the diagonal a variant
-    is as many times as fast as it has fewer MACs.
+    confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`. On the diagonal, halving
+    the MACs halves the latency.
 
     Args:
         result: What `benchmark` returns, with two variants or more whose MACs are known.
@@ -33,7 +33,6 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
         ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
         ValueError: If there are no two variants with known MACs, the first among them.
     """
-    figure_class, _ = _matplotlib()
     points = _speedup_points(result)
     if not points:
         macs = {variant.name: variant.macs for variant in result.variants}
@@ -43,8 +42,7 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
     rows = list(dict.fromkeys(x.timing.batch_size for x in points))
     columns = list(dict.fromkeys((x.timing.device, x.timing.threads) for x in points))
     backends = list(dict.fromkeys(x.timing.backend for x in points))
-    size = (1 + 4 * len(columns), 1 + 3.5 * len(rows))
-    figure = figure_class(figsize=size, layout="constrained")
+    figure = new_figure(1 + 4 * len(columns), 1 + 3.5 * len(rows))
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     for batch_size, line in zip(rows, grid, strict=True):
         for (device, threads), axes in zip(columns, line, strict=True):
@@ -55,9 +53,7 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
     grid[0][0].legend(fontsize=7)
     figure.supxlabel("MACs of the original / MACs of the variant", fontsize=9)
     figure.supylabel("measured speed-up", fontsize=9)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return Path(path)
+    return save_figure(figure, path)
 
 
 class _Speedup(NamedTuple):

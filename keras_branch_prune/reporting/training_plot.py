@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_branch_prune.files import atomic_write
-from keras_branch_prune.reporting.figures import _matplotlib
+from keras_branch_prune.reporting.figures import colormap, new_figure, save_figure
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -33,22 +32,19 @@ def plot_training(
         ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
         ValueError: If no epoch logs the metric.
     """
-    figure_class, colormap = _matplotlib()
     if not any(metric in row for rows in stages.values() for row in rows):
         raise ValueError(f"`metric` must be in the logs of `stages`. Received: metric={metric!r}")
-    figure = figure_class(figsize=(10, 4.5), layout="constrained")
+    figure = new_figure(10, 4.5)
     axes = figure.subplots()
-    _shade_alphas(axes, stages, colormap)
+    _shade_alphas(axes, stages, colormap())
     _draw_curves(axes, stages, metric)
     _mark_stages(axes, stages)
     axes.set(xlabel="epoch", ylabel=metric)
     axes.legend(loc="lower right")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return Path(path)
+    return save_figure(figure, path)
 
 
-def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colormap: Any) -> None:
+def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colors: Any) -> None:
     """Fills the background of every run of epochs with one α, and writes α at its foot."""
     rows = [row for stage in stages.values() for row in stage]
     start = 0
@@ -57,7 +53,7 @@ def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colormap: Any) -> None:
         if end < len(rows) and rows[end].get("alpha") == alpha:
             continue
         if alpha is not None:
-            axes.axvspan(start + 0.5, end + 0.5, color=colormap(alpha), alpha=0.35, linewidth=0)
+            axes.axvspan(start + 0.5, end + 0.5, color=colors(alpha), alpha=0.35, linewidth=0)
             first = start == 0 or "alpha" not in rows[start - 1]
             label = f"α = {alpha:.2g}" if first else f"{alpha:.2g}"
             place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}

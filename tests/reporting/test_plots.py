@@ -8,7 +8,7 @@ from matplotlib import image
 
 import keras_branch_prune as kbp
 from keras_branch_prune.benchmarking.timing import Timing, VariantResult
-from keras_branch_prune.reporting import speedup_plot as report
+from keras_branch_prune.reporting import speedup_plot
 
 STAGES = {
     "original": [{"accuracy": 0.5, "val_accuracy": 0.4}, {"accuracy": 0.9, "val_accuracy": 0.8}],
@@ -86,13 +86,13 @@ SPEEDUPS = kbp.BenchmarkResult(
 def figures(monkeypatch):
     """The figures that were made."""
     made = []
-    figure_class, colormap = report._matplotlib()
+    new_figure = speedup_plot.new_figure
 
-    def make(**options):
-        made.append(figure_class(**options))
+    def make(width, height):
+        made.append(new_figure(width, height))
         return made[-1]
 
-    monkeypatch.setattr(report, "_matplotlib", lambda: (make, colormap))
+    monkeypatch.setattr(speedup_plot, "new_figure", make)
     return made
 
 
