@@ -1,4 +1,4 @@
-"""Files in and out: loads `.keras` files that nobody vouches for, writes files atomically."""
+"""Loads `.keras` files from untrusted sources, and saves them atomically."""
 
 import os
 from collections.abc import Mapping

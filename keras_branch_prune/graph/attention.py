@@ -56,6 +56,7 @@ def why_whole(call: Call) -> str | None:
         return "has constraints on its weights"
     if any(arguments.get(mask) is not None for mask in _MASKS):
         return MAY_BE_MASKED
+    # A kernel, and perhaps a bias, of query, key, value and output; anything else is unknown to us.
     if len(call.unit.weights) != (8 if config["use_bias"] else 4):
         return "has more weights than kernels and biases"
     return None
@@ -93,6 +94,7 @@ class _Parts:
     def of(cls, unit: Unit) -> _Parts:
         config, name = unit.config, unit.name
         shared = {key: config[key] for key in _SHARED}
+        # Keras' order: query, key, value, output, each a kernel and then its bias.
         step = 2 if config["use_bias"] else 1
         weights = [unit.weights[i : i + step] for i in range(0, len(unit.weights), step)]
         projections = []
@@ -154,6 +156,7 @@ def fuse_attention(graph: Graph) -> Graph:
             continue
         if call.unit not in fused:
             fused[call.unit] = _fuse_layer(call.unit, [c.unit for c in before], after[0].unit)
+        # The stock layer is called as (query, value, key), and without a key where it is the value.
         inputs = tuple(before[index].inputs[0] for index in (0, 2, 1))
         inputs = inputs[:2] if inputs[1] is inputs[2] else inputs
         outputs = (after[0].outputs[0], *call.outputs[1:])

@@ -25,7 +25,8 @@ def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
 
     Args:
         graph: The graph.
-        values: Tensor → the tensor to read instead; may go on from there.
+        values: Tensor → the tensor to read instead, which may be replaced itself: with a → b and
+            b → c, what read a reads c.
     """
 
     def resolve(leaf: Any) -> Any:
@@ -35,6 +36,7 @@ def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
 
     outputs = tree.map_structure(resolve, graph.outputs)
     needed = set(tree.flatten(outputs))
+    # From the back, so that it is known whether anything reads a call before it is looked at.
     calls = []
     for call in reversed(graph.calls):
         if needed.intersection(call.outputs):

@@ -57,9 +57,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
     The loss is `"loss"` of the logs. A model whose `train_step` logs none, such as a GAN, is
     watched by every log whose name ends in `"_loss"`.
 
-    Looking at the batches costs nothing: with TensorFlow their losses are numbers already when
-    callbacks see them, elsewhere a thread looks that nobody waits for. The state is copied to the
-    host's memory once per epoch. Put this callback after `AlphaBacktracking`, which takes a step
+    Checking every batch costs nothing: with TensorFlow the losses are numbers already when
+    callbacks see them, with other backends Keras calls the callback from a background thread. The
+    state is copied to the host's memory once per epoch. Put this callback after `AlphaBacktracking`, which takes a step
     back instead as long as it can, and before `EpochBackup`, which keeps the last good backup.
 
     Attributes:
