@@ -114,8 +114,8 @@ def analyse(graph: Graph) -> Analysis:
             break
         positions |= unfolded
         # A Dense of 4·4·32 units before a Reshape((4, 4, 32)) is known as 512 channels until it is
-        # found to be 32 channels at 16 positions. Cuts made before count in 512, so they are dropped
-        # and asked for again in the next pass.
+        # found to be 32 channels at 16 positions. Cuts made before that count in 512, so they are
+        # dropped and asked for again in the next pass.
         counted = {**cuts, **new}.keys() - {name for name, size in unfolded.items() if size > 1}
         cuts = {name: cuts.get(name, set()) | new.get(name, set()) for name in counted}
     return _freeze(graph, {v: layout for v, layout in layouts.items() if layout}, tracker)

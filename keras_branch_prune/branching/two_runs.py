@@ -126,8 +126,8 @@ class TwoRuns:
     def _take(self, held: dict[Unit, list[Task]]) -> list[Task]:
         """Returns the next tasks to do; none if the next one waits for others of its map."""
         if not self._ready:
-            # The uses of a map wait for each other, as in a loop over a shared layer: those that are
-            # ready are fitted without the rest.
+            # The uses of a map wait for each other, as in a loop over a shared layer: those that
+            # are ready are fitted without the rest.
             return held.pop(next(iter(held)))
         task = self._tasks[heapq.heappop(self._ready)]
         unit = task.call.unit

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_branch_prune.data.datasets import is_endless, iterate
 from keras_branch_prune.graph import Graph, Value, is_finite
 
 BATCH_SIZE = 32
@@ -49,20 +50,13 @@ def read_batches(data: Any, graph: Graph) -> Iterator[Batch]:
 
 def _elements(data: Any, batch_size: int) -> Iterable[Any]:
     """Returns batches of what `model.fit` would be given."""
-    if isinstance(data, keras.utils.PyDataset):
-        _check_end(data.num_batches is not None)
-        return (data[index] for index in range(data.num_batches))
     structure = isinstance(data, (list, tuple, Mapping, str)) or hasattr(data, "shape")
-    if structure or not isinstance(data, Iterable):
+    is_dataset = isinstance(data, (Iterable, keras.utils.PyDataset))
+    if structure or not is_dataset:
         return _slice(data, batch_size)
-    if hasattr(data, "cardinality"):
-        _check_end(int(data.cardinality()) != -1)  # tf.data.INFINITE_CARDINALITY
-    return data
-
-
-def _check_end(ends: bool) -> None:
-    if not ends:
+    if is_endless(data):
         raise ValueError("`calibration` must be a dataset that ends. Received: an infinite one")
+    return iterate(data)
 
 
 def _slice(data: Any, batch_size: int) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -19,6 +20,21 @@ def require_samples(name: str, arrays: Any) -> int:
     return counts[0]
 
 
+def is_endless(data: Any) -> bool:
+    """Whether a dataset says of itself that it has no end."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    # -1 is `tf.data.INFINITE_CARDINALITY`.
+    return hasattr(data, "cardinality") and int(data.cardinality()) == -1
+
+
+def iterate(dataset: Any) -> Iterable[Any]:
+    """Returns what yields the batches of a dataset once."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        return (dataset[index] for index in range(dataset.num_batches))
+    return dataset
+
+
 def check_data(name: str, data: Any) -> None:
     """Raises unless data can be read again for every epoch."""
     dataset = isinstance(data, keras.utils.PyDataset) or hasattr(data, "cardinality")
@@ -28,18 +44,15 @@ def check_data(name: str, data: Any) -> None:
             "a `tf.data.Dataset` or a `keras.utils.PyDataset`. "
             f"Received: {type(data).__name__}"
         )
-    infinite = data.num_batches is None if isinstance(data, keras.utils.PyDataset) else False
-    if infinite or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
+    if is_endless(data):
         raise ValueError(f"`{name}` must be a dataset that ends. Received: an infinite one")
 
 
 def first_samples(dataset: Any, count: int) -> Any:
     """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        dataset = (dataset[index] for index in range(dataset.num_batches))
     found: list[Any] = []
     samples = 0
-    for batch in dataset:
+    for batch in iterate(dataset):
         pair = batch[:2] if isinstance(batch, tuple) else (batch,)
         found.append(tree.map_structure(keras.ops.convert_to_numpy, pair))
         samples += len(tree.flatten(found[-1])[0])

@@ -59,8 +59,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     Checking every batch costs nothing: with TensorFlow the losses are numbers already when
     callbacks see them, with other backends Keras calls the callback from a background thread. The
-    state is copied to the host's memory once per epoch. Put this callback after `AlphaBacktracking`, which takes a step
-    back instead as long as it can, and before `EpochBackup`, which keeps the last good backup.
+    state is copied to the host's memory once per epoch. Put this callback after
+    `AlphaBacktracking`, which takes a step back instead as long as it can, and before
+    `EpochBackup`, which keeps the last good backup.
 
     Attributes:
         stopped_epoch: The epoch, counted from 0, in which training diverged; None if it did not.
