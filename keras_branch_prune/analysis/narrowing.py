@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-from keras import tree
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
@@ -64,14 +62,10 @@ def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
         kept: The channels that stay, by group.
     """
     narrowing = _Narrowing(analysis, kept)
-
-    def lookup(leaf: Any) -> Any:
-        return narrowing.value(leaf) if isinstance(leaf, Value) else leaf
-
     calls = []
     for call in map(narrowing.parts, analysis.graph.calls):
-        structure = (call.args, dict(call.kwargs), call.outputs)
-        calls.append(Call(narrowing.unit(call), *tree.map_structure(lookup, structure)))
+        outputs = tuple(map(narrowing.value, call.outputs))
+        calls.append(Call(narrowing.unit(call), *call.bind(narrowing.value), outputs))
     return dataclasses.replace(analysis.graph, calls=tuple(calls))
 
 

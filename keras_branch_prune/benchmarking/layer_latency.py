@@ -151,12 +151,8 @@ def _runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
 def _signature(call: Call) -> str:
     """Returns a text that is equal for calls that take equally long."""
     config = {key: value for key, value in call.unit.config.items() if key != "name"}
-    arguments = tree.map_structure(_described, (call.args, dict(call.kwargs)))
+    arguments = call.bind(lambda value: f"{value.dtype} {value.shape}")
     return json.dumps([call.unit.cls.__name__, config, arguments], sort_keys=True, default=str)
-
-
-def _described(leaf: Any) -> Any:
-    return f"{leaf.dtype} {leaf.shape}" if isinstance(leaf, Value) else leaf
 
 
 def _alone(call: Call) -> keras.Model:
