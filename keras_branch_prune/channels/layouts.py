@@ -36,10 +36,10 @@ class Segment:
         """Length along the channel axis."""
         return self.channels * (self.inner.size if self.inner else self.repeat)
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay, counted within the segment."""
         indices = np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
-        within = self.inner.kept(kept) if self.inner else np.arange(self.repeat)
+        within = self.inner.kept_indices(kept) if self.inner else np.arange(self.repeat)
         return (indices[:, None] * (self.size // self.channels) + within).ravel()
 
     def columns(self, group: str) -> np.ndarray:
@@ -90,11 +90,11 @@ class Block:
         """Channels at one position."""
         return sum(segment.size for segment in self.segments)
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay at one position."""
         starts = [0, *self.ends()]
-        parts = [s.kept(kept) + start for s, start in zip(self.segments, starts, strict=False)]
-        return np.concatenate(parts)
+        pairs = zip(self.segments, starts, strict=False)
+        return np.concatenate([s.kept_indices(kept) + start for s, start in pairs])
 
     def ends(self) -> list[int]:
         """Returns where the segments end, counted in channels of one position."""
@@ -198,12 +198,12 @@ class Layout:
         """Whether any of the channels go."""
         return any(segment.is_narrowed(kept) for segment in self.segments())
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices along the channel axis that stay."""
         parts, start = [], 0
         for block in self.blocks:
             offsets = start + block.channels * np.arange(block.positions)
-            parts.append((offsets[:, None] + block.kept(kept)[None, :]).ravel())
+            parts.append((offsets[:, None] + block.kept_indices(kept)[None, :]).ravel())
             start += block.positions * block.channels
         return np.concatenate(parts)
 
@@ -220,10 +220,10 @@ class Layout:
                 more than 1 only for a single segment.
         """
         if groups == 1:
-            return [Selection(b.positions, b.channels, b.kept(kept)) for b in self.blocks]
+            return [Selection(b.positions, b.channels, b.kept_indices(kept)) for b in self.blocks]
         (block,) = self.blocks
         size = block.channels // groups
-        runs = np.split(block.kept(kept), groups)
+        runs = np.split(block.kept_indices(kept), groups)
         return [Selection(1, size, run - start * size) for start, run in enumerate(runs)]
 
 

@@ -51,7 +51,7 @@ class Channelwise:
         """Takes the kept channels of every weight that has one entry per channel."""
         if not unit.weights:
             return unit
-        axis, indices = self.weight_axis(layout.axis), layout.kept(kept)
+        axis, indices = self.weight_axis(layout.axis), layout.kept_indices(kept)
         weights = [_taken(weight, indices, axis) for weight in unit.arrays()]
         return unit.replace(weights=tuple(weights))
 
@@ -68,7 +68,7 @@ class GivenStatistics(Channelwise):
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the statistics of the kept channels, wherever they stand."""
-        indices, config = layout.kept(kept), {}
+        indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
             given = unit.config[key]
             config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
@@ -97,8 +97,9 @@ class Depthwise:
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the kernels and biases of the kept channels."""
         kernel, *biases = unit.arrays()
-        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
-        narrow = [kernel.take(layout.kept(kept), -2), *(bias.take(outputs) for bias in biases)]
+        inputs = layout.kept_indices(kept)
+        outputs = layout.repeated(self.multiplier(unit)).kept_indices(kept)
+        narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
         return unit.replace(weights=tuple(narrow))
 
 
@@ -112,8 +113,8 @@ class GroupedDepthwise(Depthwise):
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
-        config = {"groups": len(layout.kept(kept)), "filters": len(outputs)}
+        outputs = layout.repeated(self.multiplier(unit)).kept_indices(kept)
+        config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
         weights = tuple(array.take(outputs, axis=-1) for array in unit.arrays())
         return unit.replace(config=config, weights=weights)
 
@@ -138,7 +139,7 @@ class GroupNorm:
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Takes the kept channels of scale and center."""
-        indices = layout.kept(kept)
+        indices = layout.kept_indices(kept)
         weights = tuple(weight.take(indices) for weight in unit.arrays())
         (segment,) = layout.segments()
         per_channel = self._is_per_channel(unit, segment.channels)

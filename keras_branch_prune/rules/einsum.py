@@ -24,7 +24,7 @@ from keras_branch_prune.rules.linear import Expands, LinearRule
 
 @dataclasses.dataclass(frozen=True)
 class _ChannelEquation:
-    """An equation such as `abc,cd->abd`: one letter contracted, one produced, the others kept.
+    """An equation such as `abc,cd->abd`: one letter contracted, one produced, the others stay.
 
     Args:
         input_axis: Axis of the contracted letter in the input, counted from the end.
@@ -51,11 +51,11 @@ class _ChannelEquation:
         inputs, kernel, outputs = match[2], match[3], match[5]
         contracted = [letter for letter in kernel if letter not in outputs]
         produced = [letter for letter in kernel if letter not in inputs]
-        kept = [letter for letter in inputs if letter not in kernel]
+        others = [letter for letter in inputs if letter not in kernel]
         if len(contracted) != 1 or len(produced) != 1 or contracted[0] not in inputs:
             return None
         plain = len(set(inputs)) == len(inputs) and len(set(outputs)) == len(outputs)
-        if not plain or [letter for letter in outputs if letter not in kernel] != kept:
+        if not plain or [letter for letter in outputs if letter not in kernel] != others:
             return None
         if match[1] is None and (inputs[0] in kernel or outputs[0] in kernel):
             return None

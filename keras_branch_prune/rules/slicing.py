@@ -52,7 +52,7 @@ class SlicingRule(Weightless, abc.ABC):
         parts = self.parts(call, layout.axis)
         if all(part == slice(None) for part in parts):
             return call
-        indices, size = layout.kept(kept), _size(call, layout.axis)
+        indices, size = layout.kept_indices(kept), _size(call, layout.axis)
         ends = [np.searchsorted(indices, part.indices(size)[:2]) for part in parts]
         return self.with_runs(call, layout.axis, [(int(a), int(b)) for a, b in ends])
 
