@@ -128,19 +128,19 @@ def _trace_all(graph: Graph, tracker: ChannelTracker) -> dict[Value, Layout | No
         traced = rule_for(call.unit).trace(call, inputs, tracker)
         found = [traced] if traced is None or isinstance(traced, Layout) else traced
         layouts.update(itertools.zip_longest(call.outputs, found))
-    _fix_outputs(graph, layouts, tracker)
+    _keep_outputs_whole(graph, layouts, tracker)
     return layouts
 
 
-def _fix_outputs(
+def _keep_outputs_whole(
     graph: Graph, layouts: Mapping[Value, Layout | None], tracker: ChannelTracker
 ) -> None:
     producer = graph.producer()
     for value in graph.output_values:
-        tracker.fix(layouts[value], "is a model output")
+        tracker.keep_whole(layouts[value], "is a model output")
         # A blend between a slice and the output would take the output's name.
         if value in producer and isinstance(rule_for(producer[value].unit), SlicingRule):
-            tracker.fix(layouts[producer[value].inputs[0]], "is sliced into a model output")
+            tracker.keep_whole(layouts[producer[value].inputs[0]], "is sliced into a model output")
 
 
 def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:

@@ -228,4 +228,4 @@ class Layout:
 
 
 Layouts = Sequence[Layout | None]
-"""One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
+"""One layout per input tensor; `None` where the channels are not tracked: they all stay."""

@@ -23,7 +23,7 @@ class ChannelRun:
     """Neighbouring channels of one source.
 
     Args:
-        source: Name of the linear layer that produces them, or of channels that are fixed.
+        source: Name of the linear layer that produces them, or of constant channels.
         unit: That layer, or `None`.
         start: First channel, counted in the source.
         stop: Channel after the last.
@@ -53,7 +53,7 @@ class ChannelTracker:
     Args:
         cuts: Where the sources are cut.
         positions: Which sources have several positions.
-        refine: Whether further cuts may be asked for, or what does not match is fixed.
+        refine: Whether further cuts may be asked for, or what does not match is kept whole.
     """
 
     def __init__(self, cuts: Cuts, positions: Positions, *, refine: bool = True) -> None:
@@ -68,7 +68,7 @@ class ChannelTracker:
         self._wanted: list[tuple[str, int]] = []
         self._unfolded: dict[str, int] = {}
         self._stand_ins = 0
-        self._fixed_sources = 0
+        self._constant_sources = 0
         self._shared: dict[tuple[Unit, str], Layout | None] = {}
 
     def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
@@ -78,14 +78,14 @@ class ChannelTracker:
         self.reasons.extend((name, "is a single channel") for name in singles)
         return layout
 
-    def fixed(self, axis: int, channels: int | None) -> Layout:
+    def constant_source(self, axis: int, channels: int | None) -> Layout:
         """See `rule_kinds.Tracker`."""
         if channels is None:
             raise ValueError("The channels of a tensor must be static to be followed")
-        name = f"fixed:{self._fixed_sources}"
-        self._fixed_sources += 1
+        name = f"constant:{self._constant_sources}"
+        self._constant_sources += 1
         layout = self._source(name, None, axis, channels)
-        self.fix(layout, "is joined with channels that are fixed")
+        self.keep_whole(layout, "is joined with channels that are fixed")
         return layout
 
     def tie(self, layouts: Layouts, where: str) -> None:
@@ -101,7 +101,7 @@ class ChannelTracker:
                 return
             reason = f"{where} joins groups that are concatenated differently"
         for layout in known:
-            self._unite(known[0], layout) if reason is None else self.fix(layout, reason)
+            self._unite(known[0], layout) if reason is None else self.keep_whole(layout, reason)
 
     def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
         """See `rule_kinds.Tracker`."""
@@ -113,7 +113,7 @@ class ChannelTracker:
         """See `rule_kinds.Tracker`. Asks for the cuts that are not there yet."""
         cuts = cuts_at(layout, (start, stop))
         if cuts is None or (cuts and not self._refine):
-            self.fix(layout, f"{where} parts channels that cannot be cut there")
+            self.keep_whole(layout, f"{where} parts channels that cannot be cut there")
             return None
         if not cuts:
             return layout.part(start, stop)
@@ -128,12 +128,13 @@ class ChannelTracker:
         segment = layout.single_segment()
         known = segment and self.runs.get(segment.group)
         if not segment or not known or known.source in self._positions or not self._refine:
-            self.fix(layout, f"{where} parts channels into positions that are not known as such")
+            reason = f"{where} parts channels into positions that are not known as such"
+            self.keep_whole(layout, reason)
             return None
         self._unfolded.setdefault(segment.group, positions)
         return self._stand_in(layout.axis, segment.channels // positions)
 
-    def fix(self, layout: Layout | None, reason: str) -> None:
+    def keep_whole(self, layout: Layout | None, reason: str) -> None:
         """See `rule_kinds.Tracker`."""
         if layout is not None:
             self.reasons.extend((name, reason) for name in sorted(layout.groups()))
@@ -146,7 +147,7 @@ class ChannelTracker:
         """See `rule_kinds.Tracker`. Channels that are cut elsewhere too are fixed."""
         segment = layout.single_segment()
         if segment is None:
-            self.fix(layout, f"is split into {parts} groups, but joined with other channels")
+            self.keep_whole(layout, f"is split into {parts} groups, but joined with other channels")
         else:
             self.partitions.append((segment.group, parts))
 

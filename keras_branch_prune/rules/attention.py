@@ -28,7 +28,7 @@ from keras_branch_prune.graph import (
     attention_inputs,
     why_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, fix_all
+from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, keep_all_whole
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -37,9 +37,9 @@ class WholeAttention(Barrier):
     """Attention that could not be split: what goes in keeps its width."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
-        """Fixes all inputs."""
+        """Keeps all inputs whole."""
         reason = why_whole(call) or MAY_BE_MASKED
-        fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
+        keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +78,10 @@ class HeadAttentionRule:
         """Ties the heads of queries and keys, and hands the value's layout on."""
         value, query, key, *others = layouts
         where = described(call.unit)
-        fix_all(others, tracker, f"{where} uses it as a mask")
+        keep_all_whole(others, tracker, f"{where} uses it as a mask")
         if len(call.outputs) > 1 or value is None or query is None or key is None:
             reason = f"{where} returns its attention scores"
-            fix_all((value, query, key), tracker, reason)
+            keep_all_whole((value, query, key), tracker, reason)
             return None
         tracker.tie([query, key], where)
         return value
@@ -107,12 +107,12 @@ class GroupedAttention(LinearRule):
         unit, where, roles = call.unit, described(call.unit), self.inputs(call)
         reason = self._why_not(call)
         if reason is not None:
-            fix_all(layouts, tracker, f"{where} {reason}")
+            keep_all_whole(layouts, tracker, f"{where} {reason}")
             return None
         by_value = dict(zip(call.inputs, layouts, strict=True))
         for value, layout in by_value.items():
             if value not in roles.values():
-                tracker.fix(layout, f"{where} uses it as a mask")
+                tracker.keep_whole(layout, f"{where} uses it as a mask")
         for role, value in roles.items():
             tracker.tie_calls(unit, role, by_value[value])
             tracker.consume(value, unit, role)

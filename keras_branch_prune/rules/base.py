@@ -23,7 +23,7 @@ class Tracker(Protocol):
     def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
         """Returns the layout of the channel group that `unit` produces."""
 
-    def fixed(self, axis: int, channels: int | None) -> Layout:
+    def constant_source(self, axis: int, channels: int | None) -> Layout:
         """Returns the layout of channels that cannot be pruned."""
 
     def tie(self, layouts: Layouts, where: str) -> None:
@@ -38,7 +38,7 @@ class Tracker(Protocol):
     def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
         """Returns the layout of the channels at one of the positions that an axis consists of."""
 
-    def fix(self, layout: Layout | None, reason: str) -> None:
+    def keep_whole(self, layout: Layout | None, reason: str) -> None:
         """Keeps all groups of `layout` at their width."""
 
     def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
@@ -58,10 +58,10 @@ class Rule(Protocol):
         """Returns the unit for inputs narrowed to `kept`; `layout` is that of the first input."""
 
 
-def fix_all(layouts: Layouts, tracker: Tracker, reason: str) -> None:
+def keep_all_whole(layouts: Layouts, tracker: Tracker, reason: str) -> None:
     """Keeps the groups of all layouts at their width."""
     for layout in layouts:
-        tracker.fix(layout, reason)
+        tracker.keep_whole(layout, reason)
 
 
 def described(unit: Unit) -> str:
@@ -76,8 +76,8 @@ class Barrier:
     reason: str = "has no rule"
 
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
-        """Fixes all inputs."""
-        fix_all(layouts, tracker, f"{described(call.unit)} {self.reason}")
+        """Keeps all inputs whole."""
+        keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Never called: the inputs of a barrier are never narrowed."""

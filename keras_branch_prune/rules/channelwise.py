@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_branch_prune.channels import Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, channel_axis, described, fix_all
+from keras_branch_prune.rules.base import Tracker, channel_axis, described, keep_all_whole
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -40,7 +40,7 @@ class Channelwise:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
             reason = "is given a mask or another tensor" if others else self.otherwise
-            fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
+            keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
             return None
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
@@ -85,7 +85,7 @@ class Depthwise:
         if layout is None:
             return None
         if layout.axis != channel_axis(call.unit, call.inputs[0]):
-            tracker.fix(layout, f"{described(call.unit)} works along another axis")
+            tracker.keep_whole(layout, f"{described(call.unit)} works along another axis")
             return None
         tracker.tie_calls(call.unit, "input", layout)
         return layout.repeated(self.multiplier(call.unit))
@@ -130,7 +130,8 @@ class GroupNorm:
             return None
         segment = layout.single_segment()
         if segment is None or layout.axis != call.unit.config["axis"] % len(value.shape):
-            tracker.fix(layout, f"{described(call.unit)} does not normalize one group of channels")
+            reason = f"{described(call.unit)} does not normalize one group of channels"
+            tracker.keep_whole(layout, reason)
             return None
         tracker.tie_calls(call.unit, "input", layout)
         if not self._is_per_channel(call.unit, segment.channels):

@@ -81,10 +81,10 @@ class EinsumMap(LinearRule):
         elif len(unit.weights) != 1 + self.has_bias(unit):
             reason = "has more weights than a kernel and a bias"
         if equation is None or reason is not None:
-            tracker.fix(layout, f"{described(unit)} {reason}")
+            tracker.keep_whole(layout, f"{described(unit)} {reason}")
             return None
         if layout is not None and layout.axis != equation.input_axis + len(value.shape):
-            tracker.fix(layout, f"{described(unit)} reads another axis than the channels")
+            tracker.keep_whole(layout, f"{described(unit)} reads another axis than the channels")
             layout = None
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(value, unit, "input")

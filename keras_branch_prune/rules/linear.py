@@ -81,7 +81,8 @@ class LinearMap(LinearRule):
         """Ends the input's groups at this consumer and begins the producer's."""
         unit, (layout,), (output,) = call.unit, layouts, call.outputs
         if len(unit.weights) != 1 + self.has_bias(unit):
-            tracker.fix(layout, f"{described(unit)} has more weights than a kernel and a bias")
+            reason = f"{described(unit)} has more weights than a kernel and a bias"
+            tracker.keep_whole(layout, reason)
             return None
         axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
         layout = self._readable(unit, layout, axis, tracker)
@@ -101,7 +102,7 @@ class LinearMap(LinearRule):
     def _readable(
         self, unit: Unit, layout: Layout | None, axis: int, tracker: Tracker
     ) -> Layout | None:
-        """Returns the layout if its channels can be followed into the layer, else fixes it."""
+        """Returns the layout if its channels can be followed into the layer, else keeps all."""
         reason = None
         if layout is not None and layout.axis != axis:
             reason = "reads another axis than the channels"
@@ -109,7 +110,7 @@ class LinearMap(LinearRule):
             reason = "is a grouped convolution of several groups of channels"
         if reason is None:
             return layout
-        tracker.fix(layout, f"{described(unit)} {reason}")
+        tracker.keep_whole(layout, f"{described(unit)} {reason}")
         return None
 
     def inputs(self, call: Call) -> dict[str, Value]:

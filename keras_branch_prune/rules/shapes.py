@@ -20,14 +20,14 @@ class Flattening(Weightless):
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
         """Returns the layout with the positions counted in."""
         (layout,) = layouts
-        (value,) = call.inputs
+        (value,), where = call.inputs, described(call.unit)
         if layout is None or len(value.shape) == 2:
             return layout
         if layout.axis != channel_axis(call.unit, value):
-            tracker.fix(layout, f"{described(call.unit)} has another data_format than its input")
+            tracker.keep_whole(layout, f"{where} has another data_format than its input")
             return None
         if not _can_flatten(layout, value):
-            tracker.fix(layout, f"{described(call.unit)} needs a static shape to be followed")
+            tracker.keep_whole(layout, f"{where} needs a static shape to be followed")
             return None
         return _flattened(layout, value)
 
@@ -56,7 +56,7 @@ class Reshaping:
             if positions is not None:
                 found = tracker.unfold(layout, positions, described(call.unit))
                 return found and dataclasses.replace(found, axis=len(output.shape) - 1)
-        tracker.fix(layout, f"{described(call.unit)} may move channels to another axis")
+        tracker.keep_whole(layout, f"{described(call.unit)} may move channels to another axis")
         return None
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
@@ -79,7 +79,7 @@ class Reduction(Weightless):
         axis, rank = call.unit.config["axis"], len(value.shape)
         axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
         if layout.axis in axes:
-            tracker.fix(layout, f"{described(call.unit)} mixes the channels")
+            tracker.keep_whole(layout, f"{described(call.unit)} mixes the channels")
             return None
         before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
         return dataclasses.replace(layout, axis=layout.axis - int(before))
@@ -98,7 +98,7 @@ class Squeezing(Weightless):
         gone = [a for a, size in enumerate(value.shape) if size == 1]
         gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
         if layout.axis in gone:
-            tracker.fix(layout, f"{described(call.unit)} removes the channel axis")
+            tracker.keep_whole(layout, f"{described(call.unit)} removes the channel axis")
             return None
         return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
 

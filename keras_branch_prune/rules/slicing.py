@@ -18,7 +18,7 @@ from keras import ops
 from keras_branch_prune.channels import Kept, Layout, Layouts
 from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
-from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, fix_all
+from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, keep_all_whole
 
 
 class SlicingRule(Weightless, abc.ABC):
@@ -40,7 +40,8 @@ class SlicingRule(Weightless, abc.ABC):
         """Returns the layout of every output."""
         layout, *others = layouts
         if others:
-            fix_all(layouts, tracker, f"{described(call.unit)} is given positions as a tensor")
+            reason = f"{described(call.unit)} is given positions as a tensor"
+            keep_all_whole(layouts, tracker, reason)
         if others or layout is None:
             return []
         axis = self.output_axis(call, layout.axis)
@@ -70,7 +71,7 @@ def _taken(call: Call, layout: Layout, part: Any, tracker: Tracker) -> Layout | 
         return layout
     if step == 1 and start < stop:
         return tracker.cut(layout, start, stop, where)
-    tracker.fix(layout, f"{where} takes other channels than a run of neighbours")
+    tracker.keep_whole(layout, f"{where} takes other channels than a run of neighbours")
     return None
 
 
