@@ -18,17 +18,17 @@ def spread(group: ChannelGroup, width: int) -> np.ndarray:
 
     Args:
         group: The channel group.
-        width: Number of channels, a multiple of the group's partitions.
+        width: Number of channels, a multiple of the group's `conv_groups`.
 
     Raises:
         ValueError: If it is not, or larger than the group.
     """
-    if width % group.partitions or not 0 < width <= group.channels:
+    if width % group.conv_groups or not 0 < width <= group.channels:
         raise ValueError(
-            f"The width of group '{group.name}' must be a multiple of {group.partitions} up to "
+            f"The width of group '{group.name}' must be a multiple of {group.conv_groups} up to "
             f"{group.channels}. Received: {width}"
         )
-    size, number = group.channels // group.partitions, width // group.partitions
+    size, number = group.channels // group.conv_groups, width // group.conv_groups
     starts = np.arange(0, group.channels, size)
     return (starts[:, None] + np.arange(number) * size // number).ravel()
 
@@ -114,12 +114,12 @@ class _Narrowing:
         for role, value in rule.inputs(call).items():
             layout = self._narrowed(value)
             if layout is not None:
-                groups = self._analysis.exits[value].groups
-                selections = layout.selections(self._kept, groups)
+                conv_groups = self._analysis.exits[value].conv_groups
+                selections = layout.selections(self._kept, conv_groups)
                 expands[role] = ChannelMatrices(tuple(s.expand() for s in selections))
         if target is None:
             return rule.multiply(call.unit, expands, None) if expands else call.unit
-        selections = target.selections(self._kept, rule.output_groups(call.unit))
+        selections = target.selections(self._kept, rule.conv_groups(call.unit))
         reduce = ChannelMatrices(tuple(s.reduce() for s in selections))
         return rule.multiply(call.unit, expands, reduce)
 

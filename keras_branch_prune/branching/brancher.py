@@ -183,7 +183,7 @@ class _Brancher:
         name = f"{call.unit.name}__reduce"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, rule.output_groups(call.unit))
+            maps = layout.selections(self._kept, rule.conv_groups(call.unit))
             bias = [np.zeros(layout.width(self._kept))] if rule.has_bias(call.unit) else []
             return _channel_map(name, call, layout.axis, [m.reduce() for m in maps], bias)
 
@@ -195,7 +195,7 @@ class _Brancher:
         name = f"{leaving.name}__expand"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, leaving.groups)
+            maps = layout.selections(self._kept, leaving.conv_groups)
             return _channel_map(name, call, layout.axis, [m.expand() for m in maps], [])
 
         return self._once((name, leaving), make)

@@ -45,23 +45,23 @@ class ChannelMatrices:
 
 
 def expand_kernel(
-    kernel: np.ndarray, axis: int, expand: ChannelMatrices | None, groups: int = 1
+    kernel: np.ndarray, axis: int, expand: ChannelMatrices | None, conv_groups: int = 1
 ) -> np.ndarray:
     """Returns `kernel ∘ expand`: the kernel of a layer that reads the narrow channels.
 
     Args:
-        kernel: Float64 kernel; the last axis is that of the output channels if `groups` > 1.
+        kernel: Float64 kernel; the last axis is that of the output channels if `conv_groups` > 1.
         axis: Axis of the input channels.
         expand: The map k → C before the layer, or `None`.
-        groups: Groups of a convolution, of which each reads its share of the input channels.
+        conv_groups: Groups of a convolution, of which each reads its share of the input channels.
     """
     if expand is None:
         return kernel
-    if groups == 1:
+    if conv_groups == 1:
         return _mapped(kernel, axis, [(p, as_array(matrix).T) for p, matrix in expand.blocks])
-    narrow, channels = (size // groups for size in expand.shape)
+    narrow, channels = (size // conv_groups for size in expand.shape)
     parts = []
-    for group, part in enumerate(np.split(kernel, groups, axis=-1)):
+    for group, part in enumerate(np.split(kernel, conv_groups, axis=-1)):
         inputs = slice(group * narrow, (group + 1) * narrow)
         outputs = slice(group * channels, (group + 1) * channels)
         parts.append(_mapped(part, axis, [(1, expand.dense()[inputs, outputs].T)]))

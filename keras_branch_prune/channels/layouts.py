@@ -211,19 +211,19 @@ class Layout:
         """Returns the number of indices along the channel axis that stay."""
         return sum(b.positions * sum(s.kept_size(kept) for s in b.segments) for b in self.blocks)
 
-    def selections(self, kept: Kept, groups: int = 1) -> list[Selection]:
+    def selections(self, kept: Kept, conv_groups: int = 1) -> list[Selection]:
         """Returns the selection of the kept channels, by the blocks of a channel map.
 
         Args:
             kept: The channels that stay.
-            groups: Number of runs of channels that the map must not mix, each a block of its own;
-                more than 1 only for a single segment.
+            conv_groups: Number of runs of channels that the map must not mix, each a block of its
+                own; more than 1 only for a single segment.
         """
-        if groups == 1:
+        if conv_groups == 1:
             return [Selection(b.positions, b.channels, b.kept_indices(kept)) for b in self.blocks]
         (block,) = self.blocks
-        size = block.channels // groups
-        runs = np.split(block.kept_indices(kept), groups)
+        size = block.channels // conv_groups
+        runs = np.split(block.kept_indices(kept), conv_groups)
         return [Selection(1, size, run - start * size) for start, run in enumerate(runs)]
 
 

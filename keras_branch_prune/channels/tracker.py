@@ -61,7 +61,7 @@ class ChannelTracker:
         self.runs: dict[str, ChannelRun] = {}
         self.reasons: list[tuple[str, str]] = []
         self.consumers: list[tuple[Value, Unit, str, int]] = []
-        self.partitions: list[tuple[str, int]] = []
+        self.conv_groups: list[tuple[str, int]] = []
         self._cuts = cuts
         self._positions = positions
         self._refine = refine
@@ -139,17 +139,18 @@ class ChannelTracker:
         if layout is not None:
             self.reasons.extend((name, reason) for name in sorted(layout.groups()))
 
-    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
+    def consume(self, value: Value, unit: Unit, role: str, conv_groups: int = 1) -> None:
         """See `rule_kinds.Tracker`."""
-        self.consumers.append((value, unit, role, groups))
+        self.consumers.append((value, unit, role, conv_groups))
 
-    def partition(self, layout: Layout, parts: int) -> None:
+    def partition(self, layout: Layout, conv_groups: int) -> None:
         """See `rule_kinds.Tracker`. Channels that are cut elsewhere too are fixed."""
         segment = layout.single_segment()
         if segment is None:
-            self.keep_whole(layout, f"is split into {parts} groups, but joined with other channels")
+            reason = f"is split into {conv_groups} groups, but joined with other channels"
+            self.keep_whole(layout, reason)
         else:
-            self.partitions.append((segment.group, parts))
+            self.conv_groups.append((segment.group, conv_groups))
 
     def new_cuts(self) -> dict[str, set[int]]:
         """Returns the cuts that this pass asked for, in all sources that are tied to each other."""

@@ -67,8 +67,8 @@ def width_multiple(group: ChannelGroup, round_to: int | None) -> int:
 
     A group that is too small for `round_to` is not rounded.
     """
-    multiple = math.lcm(round_to or 1, group.partitions)
-    return multiple if multiple <= group.channels else group.partitions
+    multiple = math.lcm(round_to or 1, group.conv_groups)
+    return multiple if multiple <= group.channels else group.conv_groups
 
 
 def width_choices(
@@ -121,7 +121,7 @@ def _choices(group: ChannelGroup, multiple: int, floor: int, ceiling: int) -> Wi
 
 
 def nearest_width(group: ChannelGroup, ratio: float, round_to: int | None) -> int:
-    """Returns the width nearest to a ratio that rounding and the group's partitions allow."""
+    """Returns the width nearest to a ratio that rounding and the group's `conv_groups` allow."""
     return round_width(group.channels * ratio, group.channels, width_multiple(group, round_to))
 
 

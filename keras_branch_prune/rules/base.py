@@ -41,11 +41,11 @@ class Tracker(Protocol):
     def keep_whole(self, layout: Layout | None, reason: str) -> None:
         """Keeps all groups of `layout` at their width."""
 
-    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
+    def consume(self, value: Value, unit: Unit, role: str, conv_groups: int = 1) -> None:
         """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
 
-    def partition(self, layout: Layout, parts: int) -> None:
-        """Makes every one of `parts` equal runs of channels keep the same number of them."""
+    def partition(self, layout: Layout, conv_groups: int) -> None:
+        """Makes every one of `conv_groups` equal runs of channels keep the same number of them."""
 
 
 class Rule(Protocol):

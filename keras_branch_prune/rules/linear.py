@@ -52,7 +52,7 @@ class LinearRule(abc.ABC):
         """Whether a bias is added to the output channels."""
         return bool(unit.config["use_bias"])
 
-    def output_groups(self, unit: Unit) -> int:
+    def conv_groups(self, unit: Unit) -> int:
         """Returns the number of runs of output channels that must not be mixed."""
         return 1
 
@@ -86,14 +86,14 @@ class LinearMap(LinearRule):
             return None
         axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
         layout = self._readable(unit, layout, axis, tracker)
-        groups = self.output_groups(unit)
+        conv_groups = self.conv_groups(unit)
         tracker.tie_calls(unit, "input", layout)
-        tracker.consume(call.inputs[0], unit, "input", groups)
+        tracker.consume(call.inputs[0], unit, "input", conv_groups)
         produced = self._produce(unit, axis, tracker)
-        if groups > 1:
-            tracker.partition(produced, groups)
+        if conv_groups > 1:
+            tracker.partition(produced, conv_groups)
             if layout is not None:
-                tracker.partition(layout, groups)
+                tracker.partition(layout, conv_groups)
         return produced
 
     def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
@@ -106,7 +106,7 @@ class LinearMap(LinearRule):
         reason = None
         if layout is not None and layout.axis != axis:
             reason = "reads another axis than the channels"
-        elif layout is not None and self.output_groups(unit) > 1 and not layout.single_segment():
+        elif layout is not None and self.conv_groups(unit) > 1 and not layout.single_segment():
             reason = "is a grouped convolution of several groups of channels"
         if reason is None:
             return layout
@@ -120,16 +120,16 @@ class LinearMap(LinearRule):
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
         """Returns `reduce ∘ unit ∘ expand` as one layer, multiplied when its weights are set."""
         kernel, *biases = unit.weights
-        expand, groups = expands.get("input"), self.output_groups(unit)
+        expand, conv_groups = expands.get("input"), self.conv_groups(unit)
         shape = list(kernel.shape)
         if expand is not None:
-            shape[self.input_axis] = expand.shape[0] // groups
+            shape[self.input_axis] = expand.shape[0] // conv_groups
         if reduce is not None:
             shape[self.output_axis] = reduce.shape[1]
 
         def product() -> np.ndarray:
             array = as_array(kernel)
-            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, groups)
+            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, conv_groups)
             return reduce_kernel(expanded, self.output_axis, reduce).astype(array.dtype)
 
         def reduced(bias: Any) -> np.ndarray:
@@ -146,13 +146,13 @@ class LinearMap(LinearRule):
         """Returns the kernel as `(everything else, output channels)`."""
         return _as_matrix(unit.arrays()[0], self.output_axis)
 
-    def output_groups(self, unit: Unit) -> int:
+    def conv_groups(self, unit: Unit) -> int:
         """Returns the number of groups of the convolution."""
         return int(unit.config.get("groups", 1))
 
     def is_depthwise(self, unit: Unit) -> bool:
         """Whether every group of the convolution reads a single channel."""
-        return self.output_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
+        return self.conv_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
 
 
 @dataclasses.dataclass(frozen=True)

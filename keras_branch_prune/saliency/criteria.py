@@ -199,12 +199,12 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
     return scores
 
 
-def keeping_order(scores: np.ndarray, partitions: int = 1) -> np.ndarray:
+def keeping_order(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
     """Returns the channels in the order in which they are kept; the earlier wins a tie.
 
     Args:
         scores: One score per channel.
-        partitions: Number of equal runs of channels, which take turns.
+        conv_groups: Number of equal runs of channels, which take turns.
     """
-    runs = np.argsort(-scores.reshape(partitions, -1), axis=1, kind="stable")
-    return (runs + np.arange(partitions)[:, None] * runs.shape[1]).T.ravel()
+    runs = np.argsort(-scores.reshape(conv_groups, -1), axis=1, kind="stable")
+    return (runs + np.arange(conv_groups)[:, None] * runs.shape[1]).T.ravel()

@@ -95,7 +95,7 @@ def rank(
         runs = analysis.producers[group.name]
         data = GroupData(group.channels, runs, gammas.get(group.name, []), rng, seen)
         scores = channel_scores(saliency, data)
-        orders[group.name] = order = keeping_order(scores, group.partitions)
+        orders[group.name] = order = keeping_order(scores, group.conv_groups)
         errors[group.name] = _errors(seen, scores, order)
     return Ranking(orders, errors, features)
 

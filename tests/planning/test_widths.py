@@ -6,16 +6,16 @@ from keras_branch_prune.analysis.groups import ChannelGroup
 from keras_branch_prune.planning.widths import WidthChoices, width_choices, width_multiple
 
 
-def group(channels=40, partitions=1, name="g"):
-    return ChannelGroup(name, channels, (), (), partitions=partitions)
+def group(channels=40, conv_groups=1, name="g"):
+    return ChannelGroup(name, channels, (), (), conv_groups=conv_groups)
 
 
 @pytest.mark.parametrize(
-    ("channels", "partitions", "round_to", "multiple"),
+    ("channels", "conv_groups", "round_to", "multiple"),
     [(40, 1, None, 1), (40, 1, 16, 16), (40, 4, 6, 12), (12, 1, 16, 1), (12, 4, 16, 4)],
 )
-def test_multiples(channels, partitions, round_to, multiple):
-    assert width_multiple(group(channels, partitions), round_to) == multiple
+def test_multiples(channels, conv_groups, round_to, multiple):
+    assert width_multiple(group(channels, conv_groups), round_to) == multiple
 
 
 @pytest.mark.parametrize(

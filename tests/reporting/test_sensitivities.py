@@ -91,9 +91,9 @@ def test_a_group_that_cannot_become_that_narrow_keeps_all():
     model = build("grouped")
     data = (random_inputs(model, 64),)
     result = kbp.sensitivity(model, calibration=data, widths=(0.1, 0.9))
-    partitions = {group.name: group.partitions for group in kbp.explain(model).groups}
+    conv_groups = {group.name: group.conv_groups for group in kbp.explain(model).groups}
     for group in result.groups:
-        assert group.widths[0] >= partitions[group.name]
+        assert group.widths[0] >= conv_groups[group.name]
         if group.widths[1] == group.channels:
             assert group.values[1] == 0
 
