@@ -43,7 +43,7 @@ class ChannelRun:
 
 
 class ChannelTracker:
-    """What the rules said in one pass over the graph; implements `rule_kinds.Tracker`.
+    """What the rules said about channels in one pass over the graph.
 
     Channels are known as runs. A source is one run, named as it is, unless it is cut: then it is
     several, named like `conv[0:22]`. Where tensors are tied whose runs end at different channels,
@@ -72,14 +72,14 @@ class ChannelTracker:
         self._shared: dict[tuple[Unit, str], Layout | None] = {}
 
     def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """See `rule_kinds.Tracker`. A unit called several times produces the same runs."""
+        """Returns the layout of the channels that `unit` produces, the same ones at every call."""
         layout = self._source(unit.name, unit, axis, channels)
         singles = [segment.group for segment in layout.segments() if segment.channels == 1]
         self.reasons.extend((name, "is a single channel") for name in singles)
         return layout
 
     def constant_source(self, axis: int, channels: int | None) -> Layout:
-        """See `rule_kinds.Tracker`."""
+        """Returns the layout of channels that cannot be pruned."""
         if channels is None:
             raise ValueError("The channels of a tensor must be static to be followed")
         name = f"constant:{self._constant_sources}"
@@ -89,7 +89,7 @@ class ChannelTracker:
         return layout
 
     def tie(self, layouts: Layouts, where: str) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Gives all layouts the same widths; if that is impossible, keeps them whole."""
         known = [layout for layout in layouts if layout is not None]
         reason = None
         if len(known) < len(layouts):
@@ -104,13 +104,16 @@ class ChannelTracker:
             self._unite(known[0], layout) if reason is None else self.keep_whole(layout, reason)
 
     def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Ties `layout` to those of the unit's other calls, which share its weights."""
         earlier = self._shared.setdefault((unit, role), layout)
         if earlier is not layout:
             self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
 
     def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
-        """See `rule_kinds.Tracker`. Asks for the cuts that are not there yet."""
+        """Returns the layout of a run of the channels, which is pruned for itself.
+
+        Asks for the cuts that are not there yet.
+        """
         cuts = cuts_at(layout, (start, stop))
         if cuts is None or (cuts and not self._refine):
             self.keep_whole(layout, f"{where} parts channels that cannot be cut there")
@@ -121,7 +124,10 @@ class ChannelTracker:
         return self._stand_in(layout.axis, stop - start)
 
     def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
-        """See `rule_kinds.Tracker`. Asks for the positions that are not there yet."""
+        """Returns the layout of the channels at one of the positions that an axis consists of.
+
+        Asks for the positions that are not there yet.
+        """
         block, *others = layout.blocks
         if not others and block.positions == positions:
             return Layout(layout.axis, (Block(1, block.segments),))
@@ -135,16 +141,19 @@ class ChannelTracker:
         return self._stand_in(layout.axis, segment.channels // positions)
 
     def keep_whole(self, layout: Layout | None, reason: str) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Keeps all groups of `layout` at their width."""
         if layout is not None:
             self.reasons.extend((name, reason) for name in sorted(layout.groups()))
 
     def consume(self, value: Value, unit: Unit, role: str, conv_groups: int = 1) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
         self.consumers.append((value, unit, role, conv_groups))
 
     def partition(self, layout: Layout, conv_groups: int) -> None:
-        """See `rule_kinds.Tracker`. Channels that are cut elsewhere too are fixed."""
+        """Makes every one of `conv_groups` equal runs of channels keep the same number of them.
+
+        Channels that are joined with others are kept whole.
+        """
         segment = layout.single_segment()
         if segment is None:
             reason = f"is split into {conv_groups} groups, but joined with other channels"

@@ -10,6 +10,7 @@ import numpy as np
 from keras_branch_prune.channels import (
     Block,
     ChannelMatrices,
+    ChannelTracker,
     Kept,
     Layout,
     Layouts,
@@ -28,7 +29,7 @@ from keras_branch_prune.graph import (
     attention_inputs,
     why_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, keep_all_whole
+from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -36,7 +37,7 @@ from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 class WholeAttention(Barrier):
     """Attention that could not be split: what goes in keeps its width."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
         reason = why_whole(call) or MAY_BE_MASKED
         keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
@@ -50,7 +51,7 @@ class HeadMap(LinearMap):
     times. A head of values consists of the channels of a group of its own.
     """
 
-    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+    def _produce(self, unit: Unit, axis: int, tracker: ChannelTracker) -> Layout:
         heads, size = _heads(unit)
         whole = unit.config["heads_of"]
         if whole is None:
@@ -74,7 +75,7 @@ class HeadMap(LinearMap):
 class HeadAttentionRule:
     """Attention between the projections: heads and value channels go through."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties the heads of queries and keys, and hands the value's layout on."""
         value, query, key, *others = layouts
         where = described(call.unit)
@@ -102,7 +103,7 @@ class GroupedAttention(LinearRule):
     value and the output to be equally wide.
     """
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the inputs' groups here, and ties the output's to query and value."""
         unit, where, roles = call.unit, described(call.unit), self.inputs(call)
         reason = self._why_not(call)

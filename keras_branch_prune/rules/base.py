@@ -10,55 +10,24 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""
 
 
-class Tracker(Protocol):
-    """What a rule may tell the analysis (see `groups.py`)."""
-
-    def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """Returns the layout of the channel group that `unit` produces."""
-
-    def constant_source(self, axis: int, channels: int | None) -> Layout:
-        """Returns the layout of channels that cannot be pruned."""
-
-    def tie(self, layouts: Layouts, where: str) -> None:
-        """Gives all layouts the same widths; if that is impossible, fixes them."""
-
-    def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """Ties `layout` to those of the unit's other calls, which share its weights."""
-
-    def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
-        """Returns the layout of a run of the channels, which is pruned for itself."""
-
-    def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
-        """Returns the layout of the channels at one of the positions that an axis consists of."""
-
-    def keep_whole(self, layout: Layout | None, reason: str) -> None:
-        """Keeps all groups of `layout` at their width."""
-
-    def consume(self, value: Value, unit: Unit, role: str, conv_groups: int = 1) -> None:
-        """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
-
-    def partition(self, layout: Layout, conv_groups: int) -> None:
-        """Makes every one of `conv_groups` equal runs of channels keep the same number of them."""
-
-
 class Rule(Protocol):
     """What one kind of layer does to channels."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Traced:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Traced:
         """Returns the layout of the call's output."""
 
     def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
         """Returns the unit for inputs narrowed to `kept`; `layout` is that of the first input."""
 
 
-def keep_all_whole(layouts: Layouts, tracker: Tracker, reason: str) -> None:
+def keep_all_whole(layouts: Layouts, tracker: ChannelTracker, reason: str) -> None:
     """Keeps the groups of all layouts at their width."""
     for layout in layouts:
         tracker.keep_whole(layout, reason)
@@ -75,7 +44,7 @@ class Barrier:
 
     reason: str = "has no rule"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
         keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
 

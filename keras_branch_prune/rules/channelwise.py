@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, channel_axis, described, keep_all_whole
+from keras_branch_prune.rules.base import channel_axis, described, keep_all_whole
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -33,7 +33,7 @@ class Channelwise:
     drops_positions: bool = False
     otherwise: str = "works along another axis than the channels"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Hands the input's layout on."""
         layout, *others = layouts
         if layout is None:
@@ -79,7 +79,7 @@ class GivenStatistics(Channelwise):
 class Depthwise:
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with every channel repeated."""
         (layout,) = layouts
         if layout is None:
@@ -123,7 +123,7 @@ class GroupedDepthwise(Depthwise):
 class GroupNorm:
     """Normalization over groups of channels: every group keeps the same number of channels."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Partitions the channels into the groups, unless every channel is one."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_branch_prune.channels import (
     ChannelMatrices,
+    ChannelTracker,
     Layout,
     Layouts,
     expand_kernel,
@@ -18,7 +19,7 @@ from keras_branch_prune.channels import (
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Tracker, described
+from keras_branch_prune.rules.base import described
 from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
@@ -72,7 +73,7 @@ class _ChannelEquation:
 class EinsumMap(LinearRule):
     """`EinsumDense` where its equation is a channel map; any other equation is a barrier."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
         unit, (layout,), (value,), (output,) = call.unit, layouts, call.inputs, call.outputs
         equation, reason = _ChannelEquation.parse(unit), None

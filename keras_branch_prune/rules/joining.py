@@ -6,16 +6,16 @@ import dataclasses
 
 from keras import tree
 
-from keras_branch_prune.channels import Layout, Layouts, side_by_side
+from keras_branch_prune.channels import ChannelTracker, Layout, Layouts, side_by_side
 from keras_branch_prune.graph import Call, Value
-from keras_branch_prune.rules.base import Tracker, Weightless, described, keep_all_whole
+from keras_branch_prune.rules.base import Weightless, described, keep_all_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Elementwise(Weightless):
     """A merge of several tensors channel by channel (add, multiply …): ties their groups."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties all inputs but those that broadcast a single channel."""
         known = [layout for layout in layouts if layout is not None]
         if not known:
@@ -51,7 +51,7 @@ class Elementwise(Weightless):
 class Concatenation(Weightless):
     """Lays groups side by side along the channel axis, or ties them along another one."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout of the concatenated tensor."""
         known = [layout for layout in layouts if layout is not None]
         if not known:

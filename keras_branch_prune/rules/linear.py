@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_branch_prune.channels import (
     ChannelMatrices,
+    ChannelTracker,
     Kept,
     Layout,
     Layouts,
@@ -20,7 +21,7 @@ from keras_branch_prune.channels import (
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Tracker, channel_axis, described
+from keras_branch_prune.rules.base import channel_axis, described
 
 Expands = Mapping[str, ChannelMatrices]
 """Role of an input → the map k → C that stands before it."""
@@ -33,7 +34,7 @@ class LinearRule(abc.ABC):
     """
 
     @abc.abstractmethod
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the inputs' groups at this consumer and begins the producer's."""
 
     @abc.abstractmethod
@@ -77,7 +78,7 @@ class LinearMap(LinearRule):
     output_axis: int
     spatial: bool = True
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
         unit, (layout,), (output,) = call.unit, layouts, call.outputs
         if len(unit.weights) != 1 + self.has_bias(unit):
@@ -96,11 +97,11 @@ class LinearMap(LinearRule):
                 tracker.partition(layout, conv_groups)
         return produced
 
-    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+    def _produce(self, unit: Unit, axis: int, tracker: ChannelTracker) -> Layout:
         return tracker.produce(unit, axis, unit.config[self.width_key])
 
     def _readable(
-        self, unit: Unit, layout: Layout | None, axis: int, tracker: Tracker
+        self, unit: Unit, layout: Layout | None, axis: int, tracker: ChannelTracker
     ) -> Layout | None:
         """Returns the layout if its channels can be followed into the layer, else keeps all."""
         reason = None
@@ -159,7 +160,7 @@ class LinearMap(LinearRule):
 class EmbeddingMap(LinearRule):
     """Embedding: reads integers, produces the channels of its table."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Begins the group of the embedding's width."""
         if len(call.unit.weights) != 1:
             return None

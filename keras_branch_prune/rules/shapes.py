@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.channels import Block, Kept, Layout, Layouts
+from keras_branch_prune.channels import Block, ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, Weightless, channel_axis, described
+from keras_branch_prune.rules.base import Weightless, channel_axis, described
 
 
 @dataclasses.dataclass(frozen=True)
 class Flattening(Weightless):
     """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with the positions counted in."""
         (layout,) = layouts
         (value,), where = call.inputs, described(call.unit)
@@ -42,7 +42,7 @@ class Reshaping:
 
     key: str = "target_shape"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Follows the channels if they stay last."""
         (layout, *_), value, output = layouts, call.inputs[0], call.outputs[0]
         if layout is None:
@@ -71,7 +71,7 @@ class Reshaping:
 class Reduction(Weightless):
     """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Follows the channels unless they are reduced themselves."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
@@ -89,7 +89,7 @@ class Reduction(Weightless):
 class Squeezing(Weightless):
     """The removal of axes of size 1, which the config names with `axis`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Moves the channel axis past the axes that are gone."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
@@ -107,7 +107,7 @@ class Squeezing(Weightless):
 class Expansion(Weightless):
     """The insertion of axes of size 1, which the config names with `axis`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Moves the channel axis past the axes that are new."""
         (layout,), rank = layouts, len(call.outputs[0].shape)
         if layout is None:
@@ -127,7 +127,7 @@ class Permutation(Weightless):
 
     order: Callable[[Unit, int], Sequence[int]]
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout at its new axis."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
-from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, keep_all_whole
+from keras_branch_prune.rules.base import Rule, Weightless, described, keep_all_whole
 
 
 class SlicingRule(Weightless, abc.ABC):
@@ -36,7 +36,7 @@ class SlicingRule(Weightless, abc.ABC):
         """Returns where an axis of the input is in the outputs."""
         return axis
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> list[Layout | None]:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> list[Layout | None]:
         """Returns the layout of every output."""
         layout, *others = layouts
         if others:
@@ -64,7 +64,7 @@ def _size(call: Call, axis: int) -> int:
     return size
 
 
-def _taken(call: Call, layout: Layout, part: Any, tracker: Tracker) -> Layout | None:
+def _taken(call: Call, layout: Layout, part: Any, tracker: ChannelTracker) -> Layout | None:
     size, where = _size(call, layout.axis), described(call.unit)
     start, stop, step = part.indices(size) if isinstance(part, slice) else (0, 0, 0)
     if (start, stop, step) == (0, size, 1):
