@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
+from keras_branch_prune.channels import Kept, Layout
 from keras_branch_prune.graph import Call, Graph, Unit, Value, replace_units
 from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
 
@@ -115,12 +115,10 @@ class _Narrowing:
             layout = self._narrowed(value)
             if layout is not None:
                 conv_groups = self._analysis.exits[value].conv_groups
-                selections = layout.selections(self._kept, conv_groups)
-                expands[role] = ChannelMatrices(tuple(s.expand() for s in selections))
+                expands[role] = layout.expand_map(self._kept, conv_groups)
         if target is None:
             return rule.multiply(call.unit, expands, None) if expands else call.unit
-        selections = target.selections(self._kept, rule.conv_groups(call.unit))
-        reduce = ChannelMatrices(tuple(s.reduce() for s in selections))
+        reduce = target.reduce_map(self._kept, rule.conv_groups(call.unit))
         return rule.multiply(call.unit, expands, reduce)
 
     def _narrowed(self, value: Value) -> Layout | None:

@@ -24,8 +24,8 @@ from keras import tree
 
 from keras_branch_prune.analysis import Analysis, PruningPlan, analyse, check_plan, check_weights
 from keras_branch_prune.branching.reconstruction import reconstruct
-from keras_branch_prune.channels import Kept, Layout
-from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
+from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value, canonical
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap, check_stochastic, narrow_name
 from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
 
@@ -183,9 +183,10 @@ class _Brancher:
         name = f"{call.unit.name}__reduce"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, rule.conv_groups(call.unit))
-            bias = [np.zeros(layout.width(self._kept))] if rule.has_bias(call.unit) else []
-            return _channel_map(name, call, layout.axis, [m.reduce() for m in maps], bias)
+            matrices = layout.reduce_map(self._kept, rule.conv_groups(call.unit))
+            if rule.has_bias(call.unit):
+                matrices = dataclasses.replace(matrices, bias=np.zeros(matrices.shape[1]))
+            return _channel_map(name, call, layout.axis, matrices)
 
         return self._once(name, make)
 
@@ -195,8 +196,8 @@ class _Brancher:
         name = f"{leaving.name}__expand"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, leaving.conv_groups)
-            return _channel_map(name, call, layout.axis, [m.expand() for m in maps], [])
+            matrices = layout.expand_map(self._kept, leaving.conv_groups)
+            return _channel_map(name, call, layout.axis, matrices)
 
         return self._once((name, leaving), make)
 
@@ -222,19 +223,14 @@ class _Brancher:
         return self._builder.apply(blend, [self._alpha, original, pruned])
 
 
-def _channel_map(
-    name: str,
-    call: Call,
-    axis: int,
-    maps: list[tuple[int, Deferred]],
-    bias: list[np.ndarray],
-) -> Unit:
+def _channel_map(name: str, call: Call, axis: int, matrices: ChannelMatrices) -> Unit:
     """Returns a `ChannelMap` with these weights and the dtype of the call's layer."""
+    bias = [] if matrices.bias is None else [matrices.bias]
     config = {
         "name": name,
-        "blocks": [[positions, *matrix.shape] for positions, matrix in maps],
+        "blocks": [[positions, *matrix.shape] for positions, matrix in matrices.blocks],
         "axis": axis,
         "use_bias": bool(bias),
         "dtype": call.unit.config["dtype"],
     }
-    return Unit(name, ChannelMap, config, (*(matrix for _, matrix in maps), *bias))
+    return Unit(name, ChannelMap, config, (*(matrix for _, matrix in matrices.blocks), *bias))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.graph import Unit, as_array
+from keras_branch_prune.graph import Deferred, Unit, as_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,10 @@ class ChannelMatrices:
         outputs = sum(positions * matrix.shape[1] for positions, matrix in self.blocks)
         return inputs, outputs
 
+    def transposed(self) -> ChannelMatrices:
+        """Returns the map the other way, by the same matrices and without a bias."""
+        return ChannelMatrices(tuple((p, _transposed(matrix)) for p, matrix in self.blocks))
+
     def dense(self) -> np.ndarray:
         """Returns the whole map as one matrix `(inputs, outputs)`, float64; block-diagonal."""
         whole, row, column = np.zeros(self.shape), 0, 0
@@ -42,6 +46,10 @@ class ChannelMatrices:
             whole[row : row + height, column : column + width] = as_array(matrix)
             row, column = row + height, column + width
         return whole
+
+
+def _transposed(matrix: Any) -> Deferred:
+    return Deferred(matrix.shape[::-1], lambda: as_array(matrix).T)
 
 
 def expand_kernel(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_branch_prune.channels.kernels import ChannelMatrices
 from keras_branch_prune.graph import Deferred
 
 Kept = Mapping[str, Sequence[int] | np.ndarray]
@@ -101,34 +102,6 @@ class Block:
         return list(itertools.accumulate(segment.size for segment in self.segments))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Selection:
-    """Which channels of a block stay.
-
-    Args:
-        positions: How often the block repeats.
-        channels: Channels at one position.
-        kept: Indices of those that stay, of shape `(k,)`.
-    """
-
-    positions: int
-    channels: int
-    kept: np.ndarray
-
-    def expand(self) -> tuple[int, Deferred]:
-        """Returns `(positions, map (k, channels))`, the selected channels back to their places."""
-        return self.positions, Deferred((len(self.kept), self.channels), self._matrix)
-
-    def reduce(self) -> tuple[int, Deferred]:
-        """Returns `(positions, map (channels, k))`, which takes the selected channels."""
-        return self.positions, Deferred((self.channels, len(self.kept)), lambda: self._matrix().T)
-
-    def _matrix(self) -> np.ndarray:
-        matrix = np.zeros((len(self.kept), self.channels), np.float32)
-        matrix[np.arange(len(self.kept)), self.kept] = 1.0
-        return matrix
-
-
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The channel axis of a tensor (counted with the batch dimension) and its blocks in order."""
@@ -211,21 +184,41 @@ class Layout:
         """Returns the number of indices along the channel axis that stay."""
         return sum(b.positions * sum(s.kept_size(kept) for s in b.segments) for b in self.blocks)
 
-    def selections(self, kept: Kept, conv_groups: int = 1) -> list[Selection]:
-        """Returns the selection of the kept channels, by the blocks of a channel map.
+    def expand_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
+        """Returns the map that puts the channels that stay to their places, and 0 to all others.
 
         Args:
             kept: The channels that stay.
             conv_groups: Number of runs of channels that the map must not mix, each a block of its
                 own; more than 1 only for a single segment.
+
+        Returns:
+            Matrices `(k, channels)`, which are not made before they are asked for.
         """
         if conv_groups == 1:
-            return [Selection(b.positions, b.channels, b.kept_indices(kept)) for b in self.blocks]
-        (block,) = self.blocks
-        size = block.channels // conv_groups
-        runs = np.split(block.kept_indices(kept), conv_groups)
-        return [Selection(1, size, run - start * size) for start, run in enumerate(runs)]
+            blocks = [(b.positions, _rows(b.kept_indices(kept), b.channels)) for b in self.blocks]
+        else:
+            (block,) = self.blocks
+            size = block.channels // conv_groups
+            runs = np.split(block.kept_indices(kept), conv_groups)
+            blocks = [(1, _rows(run - start * size, size)) for start, run in enumerate(runs)]
+        return ChannelMatrices(tuple(blocks))
+
+    def reduce_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
+        """Returns the map that takes the channels that stay, the transpose of `expand_map`."""
+        return self.expand_map(kept, conv_groups).transposed()
 
 
 Layouts = Sequence[Layout | None]
 """One layout per input tensor; `None` where the channels are not tracked: they all stay."""
+
+
+def _rows(indices: np.ndarray, channels: int) -> Deferred:
+    """Returns the rows of the identity at some indices, `(k, channels)`."""
+
+    def make() -> np.ndarray:
+        matrix = np.zeros((len(indices), channels), np.float32)
+        matrix[np.arange(len(indices)), indices] = 1.0
+        return matrix
+
+    return Deferred((len(indices), channels), make)

@@ -74,7 +74,7 @@ def test_columns(layout, group, columns):
     assert layout.columns(group).tolist() == columns
 
 
-def test_columns_say_what_selections_say():
+def test_columns_say_what_kept_indices_say():
     layouts = [Layout(1, (Block(4, (A, HEADS)),)), Layout(1, (Block(1, (B, A)),)).repeated(3)]
     layout = side_by_side(1, layouts)
     rest = {"a": [], "b": [], "value": range(3), "heads": []}
