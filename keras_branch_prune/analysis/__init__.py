@@ -17,7 +17,13 @@ from keras_branch_prune.analysis.groups import (
     analyse_prunable,
     check_weights,
 )
-from keras_branch_prune.analysis.narrowing import narrowed_graph, smallest, spread, without_numbers
+from keras_branch_prune.analysis.narrowing import (
+    Narrowing,
+    narrowed_graph,
+    smallest,
+    spread,
+    without_numbers,
+)
 from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, check_plan, fingerprint
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 
@@ -27,6 +33,7 @@ __all__ = [
     "Costs",
     "GroupPlan",
     "InputShape",
+    "Narrowing",
     "PruningPlan",
     "Selectors",
     "analyse",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
 from keras_branch_prune.channels import Kept, Layout
 from keras_branch_prune.graph import Call, Graph, Unit, Value, replace_units
-from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
+from keras_branch_prune.rules import LinearRule, Rule, rule_for
 
 
 def spread(group: ChannelGroup, width: int) -> np.ndarray:
@@ -61,26 +62,35 @@ def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
         analysis: The channel groups of a model; its graph may be a part of the model's.
         kept: The channels that stay, by group.
     """
-    narrowing = _Narrowing(analysis, kept)
-    calls = []
-    for call in map(narrowing.parts, analysis.graph.calls):
-        outputs = tuple(map(narrowing.value, call.outputs))
-        calls.append(Call(narrowing.unit(call), *call.bind(narrowing.value), outputs))
-    return dataclasses.replace(analysis.graph, calls=tuple(calls))
+    narrowing = Narrowing(analysis, kept)
+    calls = tuple(map(narrowing.call, analysis.graph.calls))
+    return dataclasses.replace(analysis.graph, calls=calls)
 
 
-class _Narrowing:
-    """Narrows the units and values of a graph."""
+class Narrowing:
+    """The narrow tensors and calls of a graph, made when they are asked for.
+
+    A tensor is the same at every use, and calls that share a layer still share it.
+
+    Args:
+        analysis: The channel groups of a model.
+        kept: The channels that stay, by group.
+    """
 
     def __init__(self, analysis: Analysis, kept: Kept):
         self._analysis = analysis
         self._kept = kept
-        self._units: dict[Unit, Unit] = {}
+        self._units: dict[Any, Unit] = {}
         self._values: dict[Value, Value] = {}
 
+    def layout(self, value: Value) -> Layout | None:
+        """Returns the layout of a tensor of which channels go, else `None`."""
+        layout = self._analysis.layouts.get(value)
+        return layout if layout is not None and layout.is_narrowed(self._kept) else None
+
     def value(self, value: Value) -> Value:
-        """Returns a value of the narrow shape, the same one at every use."""
-        layout = self._narrowed(value)
+        """Returns the tensor of the narrow shape, or the tensor itself if no channel goes."""
+        layout = self.layout(value)
         if layout is None:
             return value
         if value not in self._values:
@@ -89,30 +99,34 @@ class _Narrowing:
             self._values[value] = Value(tuple(shape), value.dtype)
         return self._values[value]
 
-    def parts(self, call: Call) -> Call:
-        """Returns the call; one that takes parts of a tensor takes them where they are then."""
-        rule = rule_for(call.unit)
-        if not isinstance(rule, SlicingRule):
-            return call
-        layout = self._narrowed(call.inputs[0])
-        return rule.narrow_call(call, layout, self._kept) if layout else call
+    def call(self, call: Call) -> Call:
+        """Returns the call of the narrow layer on the narrow tensors.
 
-    def unit(self, call: Call) -> Unit:
-        """Returns the narrow unit of a call, the same one for all calls of a unit."""
-        if call.unit not in self._units:
-            rule = rule_for(call.unit)
-            if isinstance(rule, LinearRule):
-                unit = self._multiplied(rule, call)
-            else:
-                layout = next(filter(None, map(self._narrowed, call.inputs)), None)
-                unit = rule.narrow(call.unit, layout, self._kept) if layout else call.unit
-            self._units[call.unit] = unit
-        return self._units[call.unit]
+        Channels of linear layers are selected when their weights are asked for; nothing is fitted.
+        """
+        rule = rule_for(call.unit)
+        if isinstance(rule, LinearRule):
+            if call.unit not in self._units:
+                self._units[call.unit] = self._multiplied(rule, call)
+            narrow = dataclasses.replace(call, unit=self._units[call.unit])
+        else:
+            narrow = self._narrowed(rule, call)
+        args, kwargs = narrow.bind(self.value)
+        return Call(narrow.unit, args, kwargs, tuple(map(self.value, call.outputs)))
+
+    def _narrowed(self, rule: Rule, call: Call) -> Call:
+        layout = next(filter(None, map(self.layout, call.inputs)), None)
+        if layout is None:
+            return call
+        narrow = rule.narrow(call, layout, self._kept)
+        # A layer without weights may be shared by tensors of different layouts.
+        unit = self._units.setdefault((call.unit, layout), narrow.unit)
+        return dataclasses.replace(narrow, unit=unit)
 
     def _multiplied(self, rule: LinearRule, call: Call) -> Unit:
-        target, expands = self._narrowed(call.outputs[0]), {}
+        target, expands = self.layout(call.outputs[0]), {}
         for role, value in rule.inputs(call).items():
-            layout = self._narrowed(value)
+            layout = self.layout(value)
             if layout is not None:
                 conv_groups = self._analysis.exits[value].conv_groups
                 expands[role] = layout.expand_map(self._kept, conv_groups)
@@ -120,7 +134,3 @@ class _Narrowing:
             return rule.multiply(call.unit, expands, None) if expands else call.unit
         reduce = target.reduce_map(self._kept, rule.conv_groups(call.unit))
         return rule.multiply(call.unit, expands, reduce)
-
-    def _narrowed(self, value: Value) -> Layout | None:
-        layout = self._analysis.layouts.get(value)
-        return layout if layout is not None and layout.is_narrowed(self._kept) else None

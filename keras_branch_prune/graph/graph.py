@@ -110,6 +110,10 @@ class Call:
         leaves = tree.flatten((self.args, dict(self.kwargs)))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Value))
 
+    def replace_unit(self, **changes: Any) -> Call:
+        """Returns the call with some fields of its unit changed, see `Unit.replace`."""
+        return dataclasses.replace(self, unit=self.unit.replace(**changes))
+
     def bind(self, lookup: Callable[[Value], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Returns args and kwargs with each `Value` replaced by what `lookup` returns for it."""
         return tree.map_structure(

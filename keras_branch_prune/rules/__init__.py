@@ -1,6 +1,6 @@
 """What every layer does to channels: one table, and the kinds of rules in it."""
 
-from keras_branch_prune.rules.base import Barrier
+from keras_branch_prune.rules.base import Barrier, Rule
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap, LinearRule
@@ -14,6 +14,7 @@ __all__ = [
     "Elementwise",
     "LinearMap",
     "LinearRule",
+    "Rule",
     "SlicingRule",
     "output_kernel",
     "register_rule",

@@ -87,12 +87,12 @@ class HeadAttentionRule:
         tracker.tie([query, key], where)
         return value
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the attention of fewer heads, or of heads that return less."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Makes it the attention of fewer heads, or of heads that return less."""
         (segment,) = layout.segments()
         assert segment.inner is not None
         config = {"num_heads": segment.width(kept), "value_dim": segment.inner.width(kept)}
-        return unit.replace(config=config)
+        return call.replace_unit(config=config)
 
 
 @dataclasses.dataclass(frozen=True)

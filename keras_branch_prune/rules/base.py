@@ -1,7 +1,7 @@
 """The kinds of rules: what a layer can do to channels.
 
 A rule answers two questions about a layer. `trace`: which channel groups come out, given those that
-go in? `narrow`: what does the layer look like when some channels are gone?
+go in? `narrow`: how is the layer called when some channels are gone?
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ class Rule(Protocol):
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Traced:
         """Returns the layout of the call's output."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit for inputs narrowed to `kept`; `layout` is that of the first input."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Returns the call with the unit, and other arguments than tensors, for narrow inputs.
+
+        Args:
+            call: The call on the original tensors. They stay in it: whoever asks puts narrow ones
+                in their place, and lets the calls of a unit on one layout share the narrow unit.
+            layout: Layout of its first input of which channels go.
+            kept: The channels that stay.
+        """
 
 
 def keep_all_whole(layouts: Layouts, tracker: ChannelTracker, reason: str) -> None:
@@ -48,17 +55,17 @@ class Barrier:
         """Keeps all inputs whole."""
         keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: the inputs of a barrier are never narrowed."""
-        raise AssertionError(f"{described(unit)} is a barrier and cannot be narrowed")
+        raise AssertionError(f"{described(call.unit)} is a barrier and cannot be narrowed")
 
 
 class Weightless:
     """What rules of layers without weights or sizes share: the narrow layer is the layer itself."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself."""
-        return unit
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Returns the call itself."""
+        return call
 
 
 def channel_axis(unit: Unit, value: Value) -> int:

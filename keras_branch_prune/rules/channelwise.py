@@ -47,13 +47,13 @@ class Channelwise:
         dropped = self.drops_positions and not call.unit.config["keepdims"]
         return dataclasses.replace(layout, axis=1) if dropped else layout
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kept channels of every weight that has one entry per channel."""
-        if not unit.weights:
-            return unit
+        if not call.unit.weights:
+            return call
         axis, indices = self.weight_axis(layout.axis), layout.kept_indices(kept)
-        weights = [_taken(weight, indices, axis) for weight in unit.arrays()]
-        return unit.replace(weights=tuple(weights))
+        weights = [_taken(weight, indices, axis) for weight in call.unit.arrays()]
+        return call.replace_unit(weights=tuple(weights))
 
 
 def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -66,13 +66,13 @@ def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
 class GivenStatistics(Channelwise):
     """`Normalization`, whose mean and variance may stand in the config instead of the weights."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the statistics of the kept channels, wherever they stand."""
         indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
-            given = unit.config[key]
+            given = call.unit.config[key]
             config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
-        return super().narrow(unit, layout, kept).replace(config=config)
+        return super().narrow(call, layout, kept).replace_unit(config=config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +94,13 @@ class Depthwise:
         """Returns the number of output channels per input channel."""
         return int(unit.config["depth_multiplier"])
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kernels and biases of the kept channels."""
-        kernel, *biases = unit.arrays()
+        kernel, *biases = call.unit.arrays()
         inputs = layout.kept_indices(kept)
-        outputs = layout.repeated(self.multiplier(unit)).kept_indices(kept)
+        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
         narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
-        return unit.replace(weights=tuple(narrow))
+        return call.replace_unit(weights=tuple(narrow))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +111,12 @@ class GroupedDepthwise(Depthwise):
         """Returns the number of output channels per group."""
         return int(unit.config["filters"] // unit.config["groups"])
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        outputs = layout.repeated(self.multiplier(unit)).kept_indices(kept)
+        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
         config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
-        weights = tuple(array.take(outputs, axis=-1) for array in unit.arrays())
-        return unit.replace(config=config, weights=weights)
+        weights = tuple(array.take(outputs, axis=-1) for array in call.unit.arrays())
+        return call.replace_unit(config=config, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,14 +138,14 @@ class GroupNorm:
             tracker.partition(layout, call.unit.config["groups"])
         return layout
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kept channels of scale and center."""
         indices = layout.kept_indices(kept)
-        weights = tuple(weight.take(indices) for weight in unit.arrays())
+        weights = tuple(weight.take(indices) for weight in call.unit.arrays())
         (segment,) = layout.segments()
-        per_channel = self._is_per_channel(unit, segment.channels)
+        per_channel = self._is_per_channel(call.unit, segment.channels)
         config = {"groups": len(indices)} if per_channel else {}
-        return unit.replace(config=config, weights=weights)
+        return call.replace_unit(config=config, weights=weights)
 
     @staticmethod
     def _is_per_channel(unit: Unit, channels: int) -> bool:

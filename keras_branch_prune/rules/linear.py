@@ -57,9 +57,9 @@ class LinearRule(abc.ABC):
         """Returns the number of runs of output channels that must not be mixed."""
         return 1
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: a linear layer is narrowed by `multiply`."""
-        raise AssertionError(f"{described(unit)} is linear and not part of a region")
+        raise AssertionError(f"{described(call.unit)} is linear and not part of a region")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,12 +59,12 @@ class Reshaping:
         tracker.keep_whole(layout, f"{described(call.unit)} may move channels to another axis")
         return None
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the reshape to the narrow shape."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Reshapes to the narrow shape."""
         before = sum(block.positions * block.channels for block in layout.blocks)
-        *target, last = unit.config[self.key]
+        *target, last = call.unit.config[self.key]
         last = -1 if last == -1 else last * layout.width(kept) // before
-        return unit.replace(config={self.key: (*target, last)})
+        return call.replace_unit(config={self.key: (*target, last)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from keras import ops
 from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
-from keras_branch_prune.rules.base import Rule, Weightless, described, keep_all_whole
+from keras_branch_prune.rules.base import Rule, described, keep_all_whole
 
 
-class SlicingRule(Weightless, abc.ABC):
+class SlicingRule(abc.ABC):
     """An operation each of whose outputs is a part of its input."""
 
     @abc.abstractmethod
@@ -48,8 +48,8 @@ class SlicingRule(Weightless, abc.ABC):
         parts = [_taken(call, layout, p, tracker) for p in self.parts(call, layout.axis)]
         return [part and dataclasses.replace(part, axis=axis) for part in parts]
 
-    def narrow_call(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Returns the call on the kept channels; `layout` is that of its input."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Takes the parts where they are among the kept channels."""
         parts = self.parts(call, layout.axis)
         if all(part == slice(None) for part in parts):
             return call
@@ -121,8 +121,8 @@ class WindowSlicing(SlicingRule):
         ((start, stop),) = runs
         starts, shape = list(call.args[1]), list(call.unit.config["shape"])
         starts[axis], shape[axis] = start, stop - start
-        unit = call.unit.replace(config={"shape": tuple(shape)})
-        return dataclasses.replace(call, unit=unit, args=(call.args[0], tuple(starts)))
+        call = call.replace_unit(config={"shape": tuple(shape)})
+        return dataclasses.replace(call, args=(call.args[0], tuple(starts)))
 
 
 class Splitting(SlicingRule):
@@ -142,7 +142,7 @@ class Splitting(SlicingRule):
     def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
         """Returns the call that splits at other positions."""
         config = {"indices_or_sections": tuple(stop for _, stop in runs[:-1])}
-        return dataclasses.replace(call, unit=call.unit.replace(config=config))
+        return call.replace_unit(config=config)
 
 
 def slicing_rules() -> dict[type, Rule]:
