@@ -119,9 +119,9 @@ class Narrowing:
         if layout is None:
             return call
         narrow = rule.narrow(call, layout, self._kept)
-        # A layer without weights may be shared by tensors of different layouts.
-        unit = self._units.setdefault((call.unit, layout), narrow.unit)
-        return dataclasses.replace(narrow, unit=unit)
+        # Calls that share weights are tied and narrowed alike; others may differ in their layouts.
+        key = call.unit if call.unit.weights else (call.unit, layout)
+        return dataclasses.replace(narrow, unit=self._units.setdefault(key, narrow.unit))
 
     def _multiplied(self, rule: LinearRule, call: Call) -> Unit:
         target, expands = self.layout(call.outputs[0]), {}

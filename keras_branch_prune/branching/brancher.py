@@ -32,7 +32,15 @@ from keras_branch_prune.analysis import (
 )
 from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
-from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.graph import (
+    Call,
+    Graph,
+    ModelBuilder,
+    Unit,
+    Value,
+    canonical,
+    unique_name,
+)
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap, check_stochastic, narrow_name
 from keras_branch_prune.rules import LinearRule, rule_for
 
@@ -108,6 +116,8 @@ class _Brancher:
         alpha = Unit("alpha", Alpha, {"name": "alpha", "frozen": frozen})
         self._alpha = self._builder.apply(alpha, self._builder.inputs[0])
         self._units: dict[Any, Unit] = {}
+        self._names = {call.unit.name for call in analysis.graph.calls}
+        self._narrowed: set[str] = set()
         self._blended: dict[Value, Any] = {}
         self._tensors: dict[Value, Any] = {}
 
@@ -162,8 +172,16 @@ class _Brancher:
         return self._once(unit, lambda: unit.replace(config={"trainable": False}))
 
     def _pruned(self, unit: Unit) -> Unit:
-        name = narrow_name(unit.name)
-        return self._once((name, unit), lambda: unit.replace(name=name))
+        """The narrow copy of a layer; of one that has several, each has a name of its own."""
+
+        def make() -> Unit:
+            name = unit.name
+            if name in self._narrowed:
+                name = unique_name(name, self._names)
+            self._narrowed.add(name)
+            return unit.replace(name=narrow_name(name))
+
+        return self._once(("narrow", unit), make)
 
     def _reduce(self, rule: LinearRule, call: Call, layout: Layout) -> Unit:
         """The map C → k after a producer; it has a bias if the producer has one."""
