@@ -1,4 +1,41 @@
-"""How the channel axis of a tensor is made up of channel groups."""
+"""How the channel axis of a tensor is made up of channel groups.
+
+An example, a residual block with a concatenation, on images of 2 × 2 positions:
+
+    stem = Conv2D(6, 1, name="stem")(image)
+    left = Conv2D(4, 1, name="left")(stem)
+    right = Conv2D(2, 1, name="right")(stem)
+    joined = Concatenate()([left, right])
+    summed = Add()([stem, joined])
+    flat = Flatten()(summed)
+    head = Dense(5, name="head")(flat)
+
+**Runs and cuts.** In the first pass over the graph (`tracker.py`) the channels of every layer are
+one run. The sum would tie the run `stem` of 6 channels to `left | right`, 4 and 2 channels side by
+side. As they end at other channels, it ties nothing and asks for a cut of `stem` after channel 4
+(`cuts.py`). In the second pass `stem` is two runs, and nobody asks for more:
+
+    tensor          layout                          channels
+    stem, summed    stem[0:4] | stem[4:6]           4 + 2
+    joined          left | right                    4 + 2
+    flat            4 × (stem[0:4] | stem[4:6])     4 · (4 + 2) = 24
+
+**Groups.** The sum ties `left` to `stem[0:4]`, and `right` to `stem[4:6]`: two groups, named after
+their first runs, of 4 and 2 channels. So `joined` has the same layout as `stem` in the end.
+
+**Widths.** If `{"stem[0:4]": [0, 3], "stem[4:6]": [1]}` are kept,
+
+    tensor    channels    those that stay
+    stem      6 → 3       0, 3, 5
+    left      4 → 2       0, 3
+    right     2 → 1       1
+    flat      24 → 12     0, 3, 5 at the first position, 6, 9, 11 at the second …
+
+**Maps.** The reduce map of `stem` is one matrix (6, 3), with a 1 where a channel is taken; the
+expand map before `left` and `right` is its transpose. That before `head` is one block of 4
+positions, which share a matrix (3, 6). In the merged model the kernel of `head`, (24, 5), is
+(12, 5).
+"""
 
 from __future__ import annotations
 
