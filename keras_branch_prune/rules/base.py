@@ -24,11 +24,11 @@ class Rule(Protocol):
         """Returns the layout of the call's output."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Returns the call with the unit, and other arguments than tensors, for narrow inputs.
+        """Returns the call of the narrow layer, such as `call.replace_unit(weights=…)`.
 
         Args:
-            call: The call on the original tensors. They stay in it: whoever asks puts narrow ones
-                in their place, and lets the calls of a unit on one layout share the narrow unit.
+            call: The call on the original tensors. These stay in it (`analysis/narrowing.py` puts
+                the narrow ones in their place); other arguments may change, as those of slices do.
             layout: Layout of its first input of which channels go.
             kept: The channels that stay.
         """

@@ -211,7 +211,9 @@ def register_rule(cls: type, rule: Rule) -> None:
 
     Args:
         cls: The exact layer class; subclasses need their own entry.
-        rule: A `Channelwise`, `Elementwise`, `LinearMap`, … or an object with their methods.
+        rule: A `Channelwise`, `Elementwise`, `LinearMap`, … or an object with the methods of
+            `kbp.rules.Rule`: `trace(call, layouts, tracker)` returns the layout of the output,
+            `narrow(call, layout, kept)` the call of the narrow layer.
 
     Raises:
         TypeError: If `cls` is not a class or `rule` has no `trace` and `narrow`.
