@@ -10,7 +10,7 @@ from keras import layers
 import keras_branch_prune as kbp
 from keras_branch_prune.benchmarking.backends import BACKENDS, prepared_models
 from keras_branch_prune.benchmarking.measurement import benchmark
-from keras_branch_prune.exporting import saved_model as export
+from keras_branch_prune.exporting import serving
 
 
 def _dense(units):
@@ -37,7 +37,7 @@ def test_every_model_is_exported_once_per_backend(tmp_path):
 
 def test_all_saved_models_are_frozen_or_none(monkeypatch, tmp_path):
     small, large = _dense(2), _dense(400)
-    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 4 * small.count_params())
+    monkeypatch.setattr(serving, "_MAX_FROZEN_BYTES", 4 * small.count_params())
     for models, frozen in (({"a": small}, True), ({"a": small, "b": large}, False)):
         prepared = prepared_models(models, ["saved_model"], tmp_path / str(frozen), None)
         stored = tf.train.list_variables(
