@@ -18,6 +18,7 @@ from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.rounds import (
     Calls,
     Case,
+    ask_facts,
     measure,
     model_cases,
     peak_cases,
@@ -26,9 +27,6 @@ from keras_branch_prune.benchmarking.rounds import (
     warm_up,
 )
 from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
-from keras_branch_prune.runtimes import BenchmarkError
-
-__all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]
 
 _DEVICES = ("cpu", "gpu")
 
@@ -109,7 +107,7 @@ def benchmark(
         cases = model_cases(variants, devices, counts)
         cases += peak_cases(devices, counts) if peak else []
         with started(cases, variants, input_shape, timeout) as workers:
-            facts = {case: worker.ready() for case, worker in workers.items()}
+            facts = ask_facts(workers)
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)
         results = [_variant_result(*item, calls_ms, memory) for item in variants.items()]

@@ -9,10 +9,22 @@ from typing import Any, NamedTuple
 from keras_branch_prune.analysis import InputShape
 from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared
 from keras_branch_prune.benchmarking.timing import Peak
-from keras_branch_prune.runtimes import Worker, start_worker
+from keras_branch_prune.runtimes import Options, Worker, WorkerError, start_worker
 
 _WARM_UP_CALLS = 3
 _CALLS_PER_ROUND = 3
+
+
+class BenchmarkError(RuntimeError):
+    """A process that measures a model ended, or did not answer within `timeout`.
+
+    The message ends with the last 2,000 characters of the process' error output. The last line of a
+    traceback there names the cause: a file that the runtime cannot load, an input whose shape is
+    open (pass `input_shape`), a GPU that is not there. Output that breaks off, or none, means that
+    the system ended the process, most often for want of memory: measure smaller batches, or fewer
+    models, backends and numbers of threads at once, for each has a process that stays. One that
+    gave no answer may be loading a large model or running a slow one: pass a larger `timeout`.
+    """
 
 
 class Case(NamedTuple):
@@ -77,10 +89,26 @@ def started(
     with ExitStack() as stack:
         workers = {}
         for case in cases:
-            path = str(variants[case.variant].paths[case.backend]) if case.variant else ""
-            options = {**case._asdict(), "path": path, "input_shape": input_shape}
-            workers[case] = stack.enter_context(start_worker(case.label, options, timeout))
+            path = variants[case.variant].paths[case.backend] if case.variant else ""
+            options = Options(case.threads, case.device, reshape=True)
+            worker = start_worker(case.backend, path, timeout, options, input_shape)
+            workers[case] = stack.enter_context(worker)
         yield workers
+
+
+def ask_facts(workers: Mapping[Case, Worker]) -> dict[Case, Any]:
+    """Waits until all models are loaded; returns versions, GPU and FLOP of every worker."""
+    return {case: _ask(workers, case, "facts") for case in workers}
+
+
+def _ask(workers: Mapping[Case, Worker], case: Case, command: str, **arguments: Any) -> Any:
+    try:
+        return workers[case].ask(command, **arguments)
+    except WorkerError as error:
+        raise BenchmarkError(
+            f"The process that measures {case.label} {error.what}. "
+            f"Its error output:\n{error.output}"
+        ) from error
 
 
 def warm_up(
@@ -88,8 +116,8 @@ def warm_up(
 ) -> dict[tuple[Case, int], Any]:
     """Warms every worker up, small batches first; returns the peak memory after each."""
     return {
-        (case, size): worker.ask(command="warm_up", batch_size=size, calls=_WARM_UP_CALLS)
-        for case, worker in workers.items()
+        (case, size): _ask(workers, case, "warm_up", batch_size=size, calls=_WARM_UP_CALLS)
+        for case in workers
         for size in _sizes(case, batch_sizes)
     }
 
@@ -105,9 +133,8 @@ def measure(
         for size in batch_sizes:
             for case in turns[first:] + turns[:first]:
                 if size in _sizes(case, batch_sizes):
-                    answer = workers[case].ask(
-                        command="time", batch_size=size, seconds=seconds, calls=_CALLS_PER_ROUND
-                    )
+                    turn = {"batch_size": size, "seconds": seconds, "calls": _CALLS_PER_ROUND}
+                    answer = _ask(workers, case, "time", **turn)
                     calls_ms.setdefault((case, size), []).append(answer["ms"])
     return calls_ms
 

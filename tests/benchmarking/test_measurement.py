@@ -7,8 +7,9 @@ from keras import layers
 
 import keras_branch_prune as kbp
 from keras_branch_prune.benchmarking.backends import BACKENDS
-from keras_branch_prune.benchmarking.measurement import BenchmarkError, benchmark
+from keras_branch_prune.benchmarking.measurement import benchmark
 from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.rounds import BenchmarkError
 from keras_branch_prune.exporting.saved_model import export_saved_model
 
 
