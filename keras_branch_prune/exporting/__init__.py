@@ -1,7 +1,7 @@
 """Writes a model for a runtime, and proves that it computes the same there."""
 
+from keras_branch_prune.exporting.base import Format, require_packages
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
-from keras_branch_prune.exporting.formats import Format, require_packages
 from keras_branch_prune.exporting.inference_form import inference_form
 from keras_branch_prune.exporting.litert import export_litert
 from keras_branch_prune.exporting.onnx import export_onnx

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
+from keras_branch_prune.exporting.base import Format, Served, export_converted, file_target
 
 FORMAT = Format(
     title="LiteRT",

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
+from keras_branch_prune.exporting.base import Format, Served, export_converted, file_target
 from keras_branch_prune.exporting.onnx_weights import store_weights
 from keras_branch_prune.exporting.serving import frozen
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, folder_target
+from keras_branch_prune.exporting.base import Format, Served, export_converted, folder_target
 
 _FILE = "model.xml"
 FORMAT = Format(

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_branch_prune.common import require_tensorflow
-from keras_branch_prune.exporting.formats import folder_target
+from keras_branch_prune.exporting.base import folder_target
 from keras_branch_prune.exporting.inference_form import inference_form
 from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
 from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
