@@ -1,77 +1,22 @@
-"""What the backends of `benchmark` load, and how models are made ready for them."""
+"""The variants of a benchmark: models that are exported for every backend that is to run them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_branch_prune.analysis import Costs, InputShape, model_costs
-from keras_branch_prune.exporting import Format, export_saved_model, fits_frozen, require_packages
-from keras_branch_prune.exporting import (
-    litert as export_litert,
-)
-from keras_branch_prune.exporting import (
-    onnx as export_onnx,
-)
-from keras_branch_prune.exporting import (
-    openvino as export_openvino,
-)
-from keras_branch_prune.files import load_model, save_model
-
-_Export = Callable[[keras.Model, Path], object]
-
-_DEVICES = ("cpu", "gpu")
+from keras_branch_prune.exporting import FORMATS
 
 
 @dataclasses.dataclass(frozen=True)
-class Backend:
-    """One way to run a model.
-
-    Args:
-        suffix: What the names of exported models end in.
-        marker: The file that shows that a folder is such a model; "" if a model is one file.
-        devices: What it runs on.
-        format: What the export to it needs; `None` if it needs no other package.
-        export: Writes a model to a path; `None` for a SavedModel, which is written alike for all.
-    """
-
-    suffix: str
-    marker: str = ""
-    devices: tuple[str, ...] = ("cpu",)
-    format: Format | None = None
-    export: _Export | None = None
-
-
-BACKENDS: Mapping[str, Backend] = {
-    "keras": Backend(".keras", devices=_DEVICES, export=save_model),
-    "saved_model": Backend("", "saved_model.pb", _DEVICES),
-    "litert": Backend(
-        ".tflite",
-        format=export_litert.FORMAT,
-        export=lambda model, path: export_litert.export_litert(model, path, verify=False),
-    ),
-    "onnxruntime": Backend(
-        ".onnx",
-        format=export_onnx.FORMAT,
-        export=lambda model, path: export_onnx.export_onnx(model, path, verify=False),
-    ),
-    "openvino": Backend(
-        "-openvino",
-        "model.xml",
-        format=export_openvino.FORMAT,
-        export=lambda model, path: export_openvino.export_openvino(model, path, verify=False),
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A variant that can be measured.
+class Variant:
+    """One of the models that are compared.
 
     Args:
         costs: Its costs, as far as they can be known.
@@ -88,17 +33,17 @@ class Prepared:
         return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
 
 
-def prepared_models(
+def export_models(
     models: Mapping[str, Any],
     backends: Sequence[str],
     scratch: Path,
     input_shape: InputShape | None,
-) -> dict[str, Prepared]:
+) -> dict[str, Variant]:
     """Exports the models that are not exported yet, once per backend.
 
     Args:
         models: Name → model or path, see `benchmark`.
-        backends: Keys of `BACKENDS`.
+        backends: Keys of `FORMATS`.
         scratch: A folder for the exported models.
         input_shape: Shape of one sample, see `benchmark`.
 
@@ -112,76 +57,52 @@ def prepared_models(
         ValueError: If a model cannot be exported, or a path is for none of the backends.
         ExportError: If a model cannot be converted for a backend.
     """
-    exported = {name: _backend_of(name, model, backends) for name, model in models.items()}
-    _require_backends(backends, converters=None in exported.values())
-    loaded = {
-        name: model if isinstance(model, keras.Model) else _loaded(model)
-        for name, model in models.items()
-        if exported[name] is None
-    }
+    given = {name: _find_backend(name, model, backends) for name, model in models.items()}
+    readable = [name for name, backend in given.items() if not backend or FORMATS[backend].load]
+    for x in backends:
+        FORMATS[x].require_modules(f"The backend '{x}'", write=bool(readable), run=True)
+    loaded = {name: _load(models[name], given[name]) for name in readable}
     costs = {name: model_costs(model, input_shape) for name, model in loaded.items()}
-    freeze = all(map(fits_frozen, loaded.values()))
-    prepared = {}
-    for index, name in enumerate(models):
-        backend = exported[name]
-        if backend is not None:
-            prepared[name] = Prepared(None, {backend: Path(models[name])})
-            continue
-        paths = {x: scratch / f"{index}{BACKENDS[x].suffix}" for x in backends}
-        if "keras" in paths and not isinstance(models[name], keras.Model):
-            paths["keras"] = Path(models[name])
-        for x, path in paths.items():
-            if not path.exists():
-                _export(loaded[name], x, path, freeze)
-        prepared[name] = Prepared(costs[name], paths)
-    return prepared
+    variants, compared = {}, list(loaded.values())
+    for index, (name, backend) in enumerate(given.items()):
+        paths = {backend: Path(models[name])} if backend else {}
+        if name in loaded:
+            paths = {
+                x: paths.get(x) or _export(loaded[name], x, scratch / f"{index}-{x}", compared)
+                for x in backends
+            }
+        variants[name] = Variant(costs.get(name), paths)
+    return variants
 
 
-def _export(model: keras.Model, backend: str, path: Path, freeze: bool) -> None:
-    export = BACKENDS[backend].export
-    if export is None:
-        export_saved_model(model, path, verify=False, freeze=freeze)
-    else:
-        export(model, path)
-
-
-def _backend_of(name: str, model: Any, backends: Sequence[str]) -> str | None:
-    """Returns the backend of an exported model; `None` for what is still to be exported."""
+def _find_backend(name: str, model: Any, backends: Sequence[str]) -> str | None:
+    """Returns the backend that runs what is given as a path; `None` for what is no path."""
     if not isinstance(model, (str, os.PathLike)):
         return None
     path = Path(model)
-    for key, backend in BACKENDS.items():
-        found = (path / backend.marker).is_file() if backend.marker else _is_file(path, backend)
-        if found and key != "keras":
-            if key not in backends:
-                raise ValueError(
-                    f"'{name}' can only be run by '{key}', which must be one of `backends`. "
-                    f"Received: '{path}', backends={tuple(backends)}"
-                )
-            return key
-    return None
-
-
-def _is_file(path: Path, backend: Backend) -> bool:
-    return path.suffix == backend.suffix and path.is_file()
-
-
-def _require_backends(backends: Sequence[str], converters: bool) -> None:
-    for name in backends:
-        format = BACKENDS[name].format
-        if format is not None:
-            modules = (*(format.converter if converters else ()), *format.runtime)
-            require_packages(f"The backend '{name}'", modules, format.extra)
-
-
-def _loaded(model: Any) -> keras.Model:
-    """Returns a model; what is not a path is left to what asks for its costs."""
-    if not isinstance(model, (str, os.PathLike)):
-        return model
-    path = Path(model)
-    if not _is_file(path, BACKENDS["keras"]):
-        raise FileNotFoundError(
-            "A path in `models` must be the folder of a SavedModel or of an OpenVINO model, or a "
-            f"`.keras`, `.tflite` or `.onnx` file. Received: '{path}'"
+    found = next((key for key, format in FORMATS.items() if format.recognises(path)), None)
+    if found is None:
+        nouns = ", ".join(format.noun for format in FORMATS.values())
+        raise FileNotFoundError(f"A path in `models` must be one of: {nouns}. Received: '{path}'")
+    if FORMATS[found].load is None and found not in backends:
+        raise ValueError(
+            f"'{name}' can only be run by '{found}', which must be one of `backends`. "
+            f"Received: '{path}', backends={tuple(backends)}"
         )
-    return load_model(path, compile=False)
+    return found
+
+
+def _load(model: Any, backend: str | None) -> keras.Model:
+    """Returns a model; what is not a path is left to what asks for its costs."""
+    load = FORMATS[backend].load if backend else None
+    return load(Path(model)) if load else model
+
+
+def _export(
+    model: keras.Model, backend: str, target: Path, compared: Sequence[keras.Model]
+) -> Path:
+    """Writes a model for a backend; returns its path, which is `target` with the suffix."""
+    format = FORMATS[backend]
+    path = target.with_name(target.name + format.suffix)
+    format.export(model, path, compared)
+    return path

@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from keras_branch_prune.analysis import InputShape
-from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared
+from keras_branch_prune.benchmarking.backends import Variant
 from keras_branch_prune.benchmarking.timing import Peak
+from keras_branch_prune.exporting import FORMATS
 from keras_branch_prune.runtimes import Options, Worker, WorkerError, start_worker
 
 _WARM_UP_CALLS = 3
@@ -27,13 +28,18 @@ class BenchmarkError(RuntimeError):
     """
 
 
-class Case(NamedTuple):
-    """What one process measures; the products of matrices have no variant."""
+class Workload(NamedTuple):
+    """What one process measures: a variant as a backend runs it, or products of matrices."""
 
     device: str
     backend: str
     threads: int | None
     variant: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """What the process runs: a key of `runtimes.RUNTIMES`."""
+        return FORMATS[self.backend].runtime if self.variant else self.backend
 
     @property
     def label(self) -> str:
@@ -43,111 +49,114 @@ class Case(NamedTuple):
         return f"{what} on the {self.device.upper()}{threads}"
 
 
-Calls = dict[tuple[Case, int], list[list[float]]]
-"""Case and batch size → the milliseconds of all calls, one list per round."""
+CallTimes = dict[tuple[Workload, int], list[list[float]]]
+"""Workload and batch size → the milliseconds of all calls, one list per round."""
 
 
-def model_cases(
-    variants: Mapping[str, Prepared], devices: Sequence[str], counts: Sequence[int | None]
-) -> list[Case]:
-    """Returns what is to be measured; what is compared with each other stands side by side.
+def model_workloads(
+    variants: Mapping[str, Variant], devices: Sequence[str], counts: Sequence[int | None]
+) -> list[Workload]:
+    """Returns what is to be measured; variants that are compared stand side by side.
 
     Raises:
         ValueError: If nothing is to be measured of a variant.
     """
-    backends = dict.fromkeys(x for prepared in variants.values() for x in prepared.paths)
-    cases = [
-        Case(device, backend, count, name)
+    backends = dict.fromkeys(x for variant in variants.values() for x in variant.paths)
+    workloads = [
+        Workload(device, backend, count, name)
         for device in devices
         for backend in backends
         for count in counts
-        for name, prepared in variants.items()
-        if backend in prepared.paths and device in BACKENDS[backend].devices
+        for name, variant in variants.items()
+        if backend in variant.paths and device in FORMATS[backend].devices
     ]
-    for name, prepared in variants.items():
-        if name not in {case.variant for case in cases}:
+    for name, variant in variants.items():
+        if name not in {workload.variant for workload in workloads}:
             raise ValueError(
-                f"'{name}' cannot be measured: its backends {tuple(prepared.paths)} run on the CPU "
+                f"'{name}' cannot be measured: its backends {tuple(variant.paths)} run on the CPU "
                 f"only. Received: devices={tuple(devices)}"
             )
-    return cases
+    return workloads
 
 
-def peak_cases(devices: Sequence[str], counts: Sequence[int | None]) -> list[Case]:
+def peak_workloads(devices: Sequence[str], counts: Sequence[int | None]) -> list[Workload]:
     """Returns the products of matrices that models are compared with."""
-    return [Case(device, "matmul", count) for device in devices for count in counts]
+    return [Workload(device, "matmul", count) for device in devices for count in counts]
 
 
 @contextmanager
-def started(
-    cases: Sequence[Case],
-    variants: Mapping[str, Prepared],
+def start_workers(
+    workloads: Sequence[Workload],
+    variants: Mapping[str, Variant],
     input_shape: InputShape | None,
     timeout: float,
-) -> Iterator[dict[Case, Worker]]:
-    """Starts one process per case, and ends them all at the end of the block."""
+) -> Iterator[dict[Workload, Worker]]:
+    """Starts one process per workload, and ends them all at the end of the block."""
     with ExitStack() as stack:
         workers = {}
-        for case in cases:
-            path = variants[case.variant].paths[case.backend] if case.variant else ""
-            options = Options(case.threads, case.device, reshape=True)
-            worker = start_worker(case.backend, path, timeout, options, input_shape)
-            workers[case] = stack.enter_context(worker)
+        for workload in workloads:
+            name = workload.variant
+            path = variants[name].paths[workload.backend] if name else ""
+            options = Options(workload.threads, workload.device, reshape=True)
+            worker = start_worker(workload.runtime, path, timeout, options, input_shape)
+            workers[workload] = stack.enter_context(worker)
         yield workers
 
 
-def ask_facts(workers: Mapping[Case, Worker]) -> dict[Case, Any]:
+def ask_facts(workers: Mapping[Workload, Worker]) -> dict[Workload, Any]:
     """Waits until all models are loaded; returns versions, GPU and FLOP of every worker."""
-    return {case: _ask(workers, case, "facts") for case in workers}
+    return {workload: _ask(workers, workload, "facts") for workload in workers}
 
 
-def _ask(workers: Mapping[Case, Worker], case: Case, command: str, **arguments: Any) -> Any:
+def _ask(
+    workers: Mapping[Workload, Worker], workload: Workload, command: str, **arguments: Any
+) -> Any:
     try:
-        return workers[case].ask(command, **arguments)
+        return workers[workload].ask(command, **arguments)
     except WorkerError as error:
         raise BenchmarkError(
-            f"The process that measures {case.label} {error.what}. "
+            f"The process that measures {workload.label} {error.what}. "
             f"Its error output:\n{error.output}"
         ) from error
 
 
 def warm_up(
-    workers: Mapping[Case, Worker], batch_sizes: Sequence[int]
-) -> dict[tuple[Case, int], Any]:
+    workers: Mapping[Workload, Worker], batch_sizes: Sequence[int]
+) -> dict[tuple[Workload, int], Any]:
     """Warms every worker up, small batches first; returns the peak memory after each."""
     return {
-        (case, size): _ask(workers, case, "warm_up", batch_size=size, calls=_WARM_UP_CALLS)
-        for case in workers
-        for size in _sizes(case, batch_sizes)
+        (workload, size): _ask(workers, workload, "warm_up", batch_size=size, calls=_WARM_UP_CALLS)
+        for workload in workers
+        for size in _sizes(workload, batch_sizes)
     }
 
 
 def measure(
-    workers: Mapping[Case, Worker], batch_sizes: Sequence[int], rounds: int, seconds: float
-) -> Calls:
+    workers: Mapping[Workload, Worker], batch_sizes: Sequence[int], rounds: int, seconds: float
+) -> CallTimes:
     """Lets the workers take turns; returns the milliseconds of all calls."""
-    calls_ms: Calls = {}
+    calls_ms: CallTimes = {}
     turns = list(workers)
     for index in range(rounds):
         first = index % len(turns)
         for size in batch_sizes:
-            for case in turns[first:] + turns[:first]:
-                if size in _sizes(case, batch_sizes):
+            for workload in turns[first:] + turns[:first]:
+                if size in _sizes(workload, batch_sizes):
                     turn = {"batch_size": size, "seconds": seconds, "calls": _CALLS_PER_ROUND}
-                    answer = _ask(workers, case, "time", **turn)
-                    calls_ms.setdefault((case, size), []).append(answer["ms"])
+                    answer = _ask(workers, workload, "time", **turn)
+                    calls_ms.setdefault((workload, size), []).append(answer["ms"])
     return calls_ms
 
 
-def _sizes(case: Case, batch_sizes: Sequence[int]) -> Sequence[int]:
+def _sizes(workload: Workload, batch_sizes: Sequence[int]) -> Sequence[int]:
     """Returns the batch sizes to measure; products of matrices have none and are measured once."""
-    return batch_sizes if case.variant else batch_sizes[:1]
+    return batch_sizes if workload.variant else batch_sizes[:1]
 
 
-def peaks(flops: Mapping[Case, int | None], calls_ms: Calls) -> tuple[Peak, ...]:
+def find_peaks(flops: Mapping[Workload, int | None], calls_ms: CallTimes) -> tuple[Peak, ...]:
     """Returns the highest speed of each product of matrices, given their FLOP."""
     return tuple(
-        Peak(case.device, case.threads, flop / (1e6 * min(map(min, calls))))
-        for (case, _), calls in calls_ms.items()
-        if (flop := flops[case])
+        Peak(workload.device, workload.threads, flop / (1e6 * min(map(min, calls))))
+        for (workload, _), calls in calls_ms.items()
+        if (flop := flops[workload])
     )

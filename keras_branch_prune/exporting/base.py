@@ -1,11 +1,11 @@
-"""What the exports to formats other than a SavedModel share."""
+"""What a format is, and what the exports to formats other than a SavedModel share."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import keras
 
 from keras_branch_prune.common import require_tensorflow
 from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
+from keras_branch_prune.exporting.serving import SignatureNames, serving_function, serving_names
 from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
 from keras_branch_prune.files import atomic_write
 from keras_branch_prune.graph import unique_name
@@ -24,27 +24,93 @@ _LONGEST_REASON = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format that a model can be converted to.
+    """A format that models are written in and run from: a row of `FORMATS`.
+
+    A model in it is one file, known by its suffix, or a folder, known by a file in it.
 
     Args:
-        title: What messages call it.
-        extra: The extra of this package that installs what it needs.
-        backend: What runs it: a runtime of `verify` and a backend of `benchmark`.
-        converter: The modules that write it.
-        runtime: The modules that run it.
+        title: What messages call the format, such as "ONNX".
+        noun: What messages call a model in it, such as "an `.onnx` file".
+        runtime: What runs it: a key of `runtimes.RUNTIMES`.
+        export: Writes a model to a path without verifying it. Its third argument is all models that
+            `benchmark` compares, this one too: what depends on their size must be alike for all.
+        load: Reads a model that it is given the path of; `None` if a model cannot be read back.
+        suffix: What the name of the file ends in; "" for a folder.
+        marker: The file that shows that a folder is such a model; "" for a file.
+        devices: What the runtime runs it on, of "cpu" and "gpu".
+        extra: The extra of this package that installs the modules below.
+        converter_modules: The modules that write it.
+        runtime_modules: The modules that run it.
         tolerances: The bar of the verification by the value of `quantize`.
     """
 
     title: str
-    extra: str
-    backend: str
-    converter: tuple[str, ...]
-    runtime: tuple[str, ...]
-    tolerances: Mapping[str | None, float]
+    noun: str
+    runtime: str
+    export: Callable[[keras.Model, Path, Sequence[keras.Model]], object]
+    load: Callable[[Path], keras.Model] | None = None
+    suffix: str = ""
+    marker: str = ""
+    devices: tuple[str, ...] = ("cpu",)
+    extra: str = ""
+    converter_modules: tuple[str, ...] = ()
+    runtime_modules: tuple[str, ...] = ()
+    tolerances: Mapping[str | None, float] = dataclasses.field(default_factory=lambda: {None: 0.0})
+
+    def recognises(self, path: Path) -> bool:
+        """Returns whether a model in this format is at the path, as far as names tell."""
+        if self.marker:
+            return (path / self.marker).is_file()
+        return path.suffix == self.suffix and path.is_file()
+
+    def target(self, path: str | os.PathLike[str]) -> Path:
+        """Returns the path of a model to write.
+
+        Raises:
+            ValueError: If its suffix is another.
+            FileExistsError: If what is there now is no model in this format.
+        """
+        target = Path(path)
+        if self.marker:
+            self._check_folder(target)
+        elif target.suffix != self.suffix:
+            raise ValueError(f"`path` must end in '{self.suffix}'. Received: '{target}'")
+        elif target.is_dir():
+            raise FileExistsError(f"`path` must be a file. Received: the folder '{target}'")
+        return target
+
+    def _check_folder(self, target: Path) -> None:
+        if target.exists() and not target.is_dir():
+            raise FileExistsError(f"`path` must be a folder. Received: the file '{target}'")
+        if target.exists() and any(target.iterdir()) and not self.recognises(target):
+            raise FileExistsError(
+                f"`path` must be new, empty or {self.noun}, which is replaced. Received: the "
+                f"folder '{target}' with other content"
+            )
+
+    def require_modules(self, what: str, *, write: bool, run: bool) -> None:
+        """Raises unless the modules are there that a task needs.
+
+        Args:
+            what: The task, as the subject of the message.
+            write: Whether it writes models.
+            run: Whether it runs them.
+
+        Raises:
+            ImportError: If one is missing; the message names the extra to install.
+        """
+        modules = self.converter_modules if write else ()
+        modules += self.runtime_modules if run else ()
+        missing = [x for x in dict.fromkeys(modules) if importlib.util.find_spec(x) is None]
+        if missing:
+            raise ImportError(
+                f"{what} needs the missing {', '.join(missing)}: "
+                f"pip install keras_branch_prune[{self.extra}]"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class Served:
+class ConverterInput:
     """A model as converters take it.
 
     Args:
@@ -55,83 +121,64 @@ class Served:
 
     function: Any
     variables: list[Any]
-    names: Names
+    names: SignatureNames
 
 
 def export_converted(
     model: keras.Model,
-    target: Path,
+    path: str | os.PathLike[str],
     format: Format,
-    convert: Callable[[Served, Path], None],
+    convert: Callable[[ConverterInput, Path], None],
     verify: bool,
-    quantize: str | None,
+    quantize: str | None = None,
 ) -> Path:
     """Converts a model and verifies the result, which takes its place only then.
 
     Args:
         model: A built functional or Sequential model.
-        target: Where to.
+        path: Where to.
         format: The format.
         convert: Called with the model in inference form and where to write.
         verify: Whether to compare the result, run in a fresh process, with the model.
         quantize: A key of `format.tolerances`.
 
     Returns:
-        `target`.
+        The path.
 
     Raises:
         ExportError: If it cannot be converted, or the verification fails.
+        FileExistsError: If `path` is something else than a model in this format.
         ImportError: If a package is missing.
-        ValueError: If `quantize` is none of the options.
+        ValueError: If `path` has another suffix, or `quantize` is none of the options.
         RuntimeError: If Keras does not run on TensorFlow.
     """
+    target = format.target(path)
     if quantize not in format.tolerances:
         options = ", ".join(map(repr, format.tolerances))
         raise ValueError(f"`quantize` must be one of {options}. Received: quantize={quantize!r}")
     require_tensorflow(f"The export to {format.title}")
-    needed = (*format.converter, *(format.runtime if verify else ()))
-    require_packages(f"The export to {format.title}", needed, format.extra)
-    served = _served(inference_form(model))
+    format.require_modules(f"The export to {format.title}", write=True, run=verify)
+    source = _converter_input(inference_form(model))
     with atomic_write(target) as temporary:
-        with _reasons(model.name, format.title):
-            convert(served, temporary)
+        with _report_as_export_error(model.name, format.title):
+            convert(source, temporary)
         if verify:
             tolerance = format.tolerances[quantize]
-            verify_reloaded(model, served.names, temporary, format.backend, tolerance)
+            verify_reloaded(model, source.names, temporary, format.runtime, tolerance)
     return target
 
 
-def file_target(path: str | os.PathLike[str], suffix: str) -> Path:
-    """Returns the path of a file to write, or raises unless it has this suffix."""
-    target = Path(path)
-    if target.suffix != suffix:
-        raise ValueError(f"`path` must end in '{suffix}'. Received: '{target}'")
-    if target.is_dir():
-        raise FileExistsError(f"`path` must be a file. Received: the folder '{target}'")
-    return target
-
-
-def require_packages(what: str, modules: Iterable[str], extra: str) -> None:
-    """Raises an ImportError that names the extra to install if one of the modules is missing."""
-    missing = [x for x in dict.fromkeys(modules) if importlib.util.find_spec(x) is None]
-    if missing:
-        raise ImportError(
-            f"{what} needs the missing {', '.join(missing)}: "
-            f"pip install keras_branch_prune[{extra}]"
-        )
-
-
-def _served(form: keras.Model) -> Served:
+def _converter_input(form: keras.Model) -> ConverterInput:
     names = serving_names(form)
     # Most formats do not allow an output to have the name of an input.
     taken = set(names.inputs)
-    names = Names(names.inputs, [unique_name(name, taken) for name in names.outputs])
+    names = SignatureNames(names.inputs, [unique_name(name, taken) for name in names.outputs])
     function, variables = serving_function(form, names, freeze=False, portable=True)
-    return Served(function, variables or [], names)
+    return ConverterInput(function, variables or [], names)
 
 
 @contextmanager
-def _reasons(model: str, title: str) -> Iterator[None]:
+def _report_as_export_error(model: str, title: str) -> Iterator[None]:
     """Turns whatever a converter raises into an ExportError."""
     try:
         yield
@@ -140,22 +187,3 @@ def _reasons(model: str, title: str) -> Iterator[None]:
         raise ExportError(
             f"'{model}' could not be converted to {title}; nothing was written. {reason}"
         ) from error
-
-
-def folder_target(path: str | os.PathLike[str], file: str, title: str) -> Path:
-    """Returns the path of a folder to write, or raises if something else is there.
-
-    Args:
-        path: The folder.
-        file: A file that shows that a folder is an older export.
-        title: What messages call such a folder.
-    """
-    target = Path(path)
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"`path` must be a folder. Received: the file '{target}'")
-    if target.exists() and any(target.iterdir()) and not (target / file).is_file():
-        raise FileExistsError(
-            f"`path` must be new, empty or {title}, which is replaced. Received: the folder "
-            f"'{target}' with other content"
-        )
-    return target

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_branch_prune.exporting.serving import Names
+from keras_branch_prune.exporting.serving import SignatureNames
 from keras_branch_prune.graph import (
     build_model,
     canonical,
@@ -41,9 +41,9 @@ class ExportError(RuntimeError):
 
 def verify_reloaded(
     model: keras.Model,
-    names: Names,
+    names: SignatureNames,
     path: Path,
-    runtime: str = "saved_model",
+    runtime: str,
     tolerance: float = 0.0,
 ) -> None:
     """Compares an exported model, run in a fresh process, with the model on random inputs.
@@ -52,9 +52,9 @@ def verify_reloaded(
 
     Args:
         model: What was exported.
-        names: Names of the inputs and outputs in the exported model.
+        names: SignatureNames of the inputs and outputs in the exported model.
         path: The exported model.
-        runtime: What runs it: "saved_model", "litert", "onnxruntime" or "openvino".
+        runtime: What runs it: a key of `runtimes.RUNTIMES`.
         tolerance: The bar, if that of the model's dtypes is lower.
 
     Raises:
@@ -126,7 +126,7 @@ def _tolerance(model: keras.Model) -> float:
 
 
 def _reload_and_run(
-    path: Path, cases: Sequence[Sequence[np.ndarray]], names: Names, runtime: str
+    path: Path, cases: Sequence[Sequence[np.ndarray]], names: SignatureNames, runtime: str
 ) -> list[list[np.ndarray]]:
     """Runs the exported model in a fresh process that knows neither the model nor this package."""
     try:
@@ -142,7 +142,7 @@ def _reload_and_run(
 
 
 def _run(
-    worker: Worker, arrays: Sequence[np.ndarray], names: Names, scratch: Path
+    worker: Worker, arrays: Sequence[np.ndarray], names: SignatureNames, scratch: Path
 ) -> list[np.ndarray]:
     """Returns the outputs for one batch of inputs; both go by way of files."""
     source, target = scratch / "inputs.npz", scratch / "outputs.npz"

@@ -1,21 +1,26 @@
 import pytest
 
-from keras_branch_prune.benchmarking.rounds import BenchmarkError, Case, ask_facts, started
+from keras_branch_prune.benchmarking.rounds import (
+    BenchmarkError,
+    Workload,
+    ask_facts,
+    start_workers,
+)
 from keras_branch_prune.runtimes import WorkerError, process
 
 SLOW = "import sys, time\nprint('I am stuck', file=sys.stderr, flush=True)\ntime.sleep(60)"
-CASES = {
-    "products of matrices on the CPU": Case("cpu", "matmul", None),
-    "products of matrices on the GPU with threads=2": Case("gpu", "matmul", 2),
+WORKLOADS = {
+    "products of matrices on the CPU": Workload("cpu", "matmul", None),
+    "products of matrices on the GPU with threads=2": Workload("gpu", "matmul", 2),
 }
 
 
-@pytest.mark.parametrize("label", CASES)
+@pytest.mark.parametrize("label", WORKLOADS)
 def test_the_error_names_what_was_measured(monkeypatch, label):
     monkeypatch.setattr(process, "_START", SLOW)
     message = rf"^The process that measures {label} gave no answer in 1.0 s. Its .*:\nI am stuck$"
     with (
-        started([CASES[label]], {}, None, timeout=1.0) as workers,
+        start_workers([WORKLOADS[label]], {}, None, timeout=1.0) as workers,
         pytest.raises(BenchmarkError, match=message) as caught,
     ):
         ask_facts(workers)

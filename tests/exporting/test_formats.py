@@ -10,7 +10,7 @@ from helpers import export_cases
 
 import keras_branch_prune as kbp
 from keras_branch_prune.exporting import verification as verify
-from keras_branch_prune.exporting.saved_model import ExportError
+from keras_branch_prune.exporting.verification import ExportError
 from keras_branch_prune.runtimes import process
 
 FORMATS = {
