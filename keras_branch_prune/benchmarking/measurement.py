@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 from keras_branch_prune.analysis import InputShape
-from keras_branch_prune.benchmarking.backends import Variant, export_models
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.rounds import (
     CallTimes,
@@ -27,6 +26,7 @@ from keras_branch_prune.benchmarking.rounds import (
     warm_up,
 )
 from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
+from keras_branch_prune.benchmarking.variants import Variant, export_models
 from keras_branch_prune.common import require_integer, require_number
 from keras_branch_prune.exporting import FORMATS
 

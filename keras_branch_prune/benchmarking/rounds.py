@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from keras_branch_prune.analysis import InputShape
-from keras_branch_prune.benchmarking.backends import Variant
 from keras_branch_prune.benchmarking.timing import Peak
+from keras_branch_prune.benchmarking.variants import Variant
 from keras_branch_prune.exporting import FORMATS
 from keras_branch_prune.runtimes import Options, Worker, WorkerError, start_worker
 

@@ -8,8 +8,8 @@ from helpers import export_cases
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmarking.backends import export_models
 from keras_branch_prune.benchmarking.measurement import benchmark
+from keras_branch_prune.benchmarking.variants import export_models
 from keras_branch_prune.exporting import FORMATS, serving
 
 
