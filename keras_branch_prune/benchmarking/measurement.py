@@ -17,7 +17,6 @@ from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.rounds import (
     CallTimes,
     Workload,
-    ask_facts,
     find_peaks,
     measure,
     model_workloads,
@@ -109,7 +108,7 @@ def benchmark(
         workloads = model_workloads(variants, devices, counts)
         workloads += peak_workloads(devices, counts) if peak else []
         with start_workers(workloads, variants, input_shape, timeout) as workers:
-            facts = ask_facts(workers)
+            facts = {workload: worker.ask("facts") for workload, worker in workers.items()}
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)
         results = [_variant_result(*item, calls_ms, memory) for item in variants.items()]

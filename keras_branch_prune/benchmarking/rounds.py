@@ -43,10 +43,10 @@ class Workload(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What error messages call it."""
+        """What error messages call the process."""
         what = f"'{self.variant}' by {self.backend}" if self.variant else "products of matrices"
         threads = "" if self.threads is None else f" with threads={self.threads}"
-        return f"{what} on the {self.device.upper()}{threads}"
+        return f"The process that measures {what} on the {self.device.upper()}{threads}"
 
 
 CallTimes = dict[tuple[Workload, int], list[list[float]]]
@@ -91,33 +91,25 @@ def start_workers(
     input_shape: InputShape | None,
     timeout: float,
 ) -> Iterator[dict[Workload, Worker]]:
-    """Starts one process per workload, and ends them all at the end of the block."""
+    """Starts one process per workload, and ends them all at the end of the block.
+
+    Raises:
+        BenchmarkError: If a process ends or does not answer within the block.
+    """
     with ExitStack() as stack:
         workers = {}
         for workload in workloads:
             name = workload.variant
             path = variants[name].paths[workload.backend] if name else ""
             options = Options(workload.threads, workload.device, reshape=True)
-            worker = start_worker(workload.runtime, path, timeout, options, input_shape)
+            worker = start_worker(
+                workload.label, workload.runtime, path, timeout, options, input_shape
+            )
             workers[workload] = stack.enter_context(worker)
-        yield workers
-
-
-def ask_facts(workers: Mapping[Workload, Worker]) -> dict[Workload, Any]:
-    """Waits until all models are loaded; returns versions, GPU and FLOP of every worker."""
-    return {workload: _ask(workers, workload, "facts") for workload in workers}
-
-
-def _ask(
-    workers: Mapping[Workload, Worker], workload: Workload, command: str, **arguments: Any
-) -> Any:
-    try:
-        return workers[workload].ask(command, **arguments)
-    except WorkerError as error:
-        raise BenchmarkError(
-            f"The process that measures {workload.label} {error.what}. "
-            f"Its error output:\n{error.output}"
-        ) from error
+        try:
+            yield workers
+        except WorkerError as error:
+            raise BenchmarkError(str(error)) from error
 
 
 def warm_up(
@@ -125,8 +117,8 @@ def warm_up(
 ) -> dict[tuple[Workload, int], Any]:
     """Warms every worker up, small batches first; returns the peak memory after each."""
     return {
-        (workload, size): _ask(workers, workload, "warm_up", batch_size=size, calls=_WARM_UP_CALLS)
-        for workload in workers
+        (workload, size): worker.ask("warm_up", batch_size=size, calls=_WARM_UP_CALLS)
+        for workload, worker in workers.items()
         for size in _sizes(workload, batch_sizes)
     }
 
@@ -143,7 +135,7 @@ def measure(
             for workload in turns[first:] + turns[:first]:
                 if size in _sizes(workload, batch_sizes):
                     turn = {"batch_size": size, "seconds": seconds, "calls": _CALLS_PER_ROUND}
-                    answer = _ask(workers, workload, "time", **turn)
+                    answer = workers[workload].ask("time", **turn)
                     calls_ms.setdefault((workload, size), []).append(answer["ms"])
     return calls_ms
 

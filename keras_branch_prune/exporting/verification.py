@@ -131,14 +131,12 @@ def _reload_and_run(
     """Runs the exported model in a fresh process that knows neither the model nor this package."""
     try:
         with (
-            start_worker(runtime, path, _TIMEOUT_S) as worker,
+            start_worker("The process", runtime, path, _TIMEOUT_S) as worker,
             tempfile.TemporaryDirectory() as scratch,
         ):
             return [_run(worker, arrays, names, Path(scratch)) for arrays in cases]
     except WorkerError as error:
-        raise ExportError(
-            f"{_UNUSABLE} The process {error.what}. Its error output:\n{error.output}"
-        ) from error
+        raise ExportError(f"{_UNUSABLE} {error}") from error
 
 
 def _run(

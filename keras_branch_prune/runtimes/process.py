@@ -29,23 +29,14 @@ _ERROR_TAIL = 2000
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended or did not answer.
-
-    Args:
-        what: What it did: "ended early" or "gave no answer in … s".
-        output: The last 2,000 characters of its error output.
-    """
-
-    def __init__(self, what: str, output: str):
-        super().__init__(f"The process {what}. Its error output:\n{output}")
-        self.what, self.output = what, output
+    """A worker process ended or did not answer; with the last 2,000 characters of its errors."""
 
 
 class Worker:
     """A running process that answers one command at a time. Made by `start_worker`."""
 
-    def __init__(self, process: Any, stderr: Any, timeout: float):
-        self._process, self._stderr, self._timeout = process, stderr, timeout
+    def __init__(self, label: str, process: Any, stderr: Any, timeout: float):
+        self._label, self._process, self._stderr, self._timeout = label, process, stderr, timeout
         self._answers: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -90,12 +81,13 @@ class Worker:
 
     def _failure(self, what: str) -> WorkerError:
         self._stderr.seek(0)
-        output = self._stderr.read().decode(errors="replace")
-        return WorkerError(what, output[-_ERROR_TAIL:].strip())
+        tail = self._stderr.read().decode(errors="replace")[-_ERROR_TAIL:].strip()
+        return WorkerError(f"{self._label} {what}. Its error output:\n{tail}")
 
 
 @contextmanager
 def start_worker(
+    label: str,
     runtime: str,
     path: str | os.PathLike[str],
     timeout: float,
@@ -105,6 +97,7 @@ def start_worker(
     """Starts a process that loads a model, and ends it at the end of the block.
 
     Args:
+        label: What messages call the process, as the subject of a sentence.
         runtime: What runs the model: a key of `RUNTIMES`.
         path: The model.
         timeout: How long to wait for an answer, s.
@@ -133,7 +126,7 @@ def start_worker(
             env=_environment(options.device),
             text=True,
         )
-        worker = Worker(process, stderr, timeout)
+        worker = Worker(label, process, stderr, timeout)
         try:
             yield worker
         finally:

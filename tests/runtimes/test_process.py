@@ -12,7 +12,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.runtimes import process
 from keras_branch_prune.runtimes.process import WorkerError, start_worker
 
-start_any = functools.partial(start_worker, "litert", "m.tflite")
+start_any = functools.partial(start_worker, "It", "litert", "m.tflite")
 
 
 @pytest.fixture
@@ -23,11 +23,10 @@ def script(monkeypatch):
 
 def test_a_process_that_does_not_answer(script):
     script("import sys, time\nprint('I am stuck', file=sys.stderr, flush=True)\ntime.sleep(60)")
-    message = r"^The process gave no answer in 1.0 s. Its error output:\nI am stuck$"
-    with start_any(timeout=1.0) as worker, pytest.raises(WorkerError, match=message) as caught:
+    message = r"^It gave no answer in 1.0 s. Its error output:\nI am stuck$"
+    with start_any(timeout=1.0) as worker, pytest.raises(WorkerError, match=message):
         worker.ask("facts")
     assert worker._process.returncode != 0
-    assert (caught.value.what, caught.value.output) == ("gave no answer in 1.0 s", "I am stuck")
 
 
 def test_a_process_that_ends_between_questions(script):
@@ -35,14 +34,14 @@ def test_a_process_that_ends_between_questions(script):
     with start_any(timeout=30.0) as worker:
         assert worker.ask("facts") == {}
         worker._process.wait()
-        with pytest.raises(WorkerError, match=r"ended early. Its error output:\nenough$"):
+        with pytest.raises(WorkerError, match=r"^It ended early. Its error output:\nenough$"):
             worker.ask("time")
 
 
 def test_an_error_while_a_command_is_worked_on(tmp_path):
     path = kbp.export_litert(export_cases.wide(), tmp_path / "m.tflite", verify=False)
     with (
-        start_worker("litert", path, timeout=60.0) as worker,
+        start_worker("It", "litert", path, timeout=60.0) as worker,
         pytest.raises(WorkerError, match=r"ended early(.|\n)*No such file.*nowhere\.npz"),
     ):
         worker.ask("run", names=["features"], source="nowhere.npz", target="nowhere.npz")
@@ -82,7 +81,7 @@ def test_files_named_like_modules_are_not_imported(tmp_path, monkeypatch, runtim
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).random((2, 300)).astype("float32")
     np.savez("in.npz", rows)
-    with start_worker(runtime, path, timeout=120.0) as worker:
+    with start_worker("It", runtime, path, timeout=120.0) as worker:
         assert worker.ask("facts")["gpu"] is None
         files = {"source": str(tmp_path / "in.npz"), "target": str(tmp_path / "out.npz")}
         assert len(worker.ask("run", names=["features"], **files)) == 1

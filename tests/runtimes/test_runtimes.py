@@ -197,7 +197,7 @@ def test_a_branched_model_is_run_by_keras(tmp_path):
     model = export_cases.cnn()
     branched = kbp.branch(model, kbp.plan(model, width=0.5))
     branched.save(tmp_path / "m.keras")
-    with start_worker("keras", tmp_path / "m.keras", 120.0, Options(1)) as process:
+    with start_worker("It", "keras", tmp_path / "m.keras", 120.0, Options(1)) as process:
         assert set(process.ask("facts")["versions"]) == {"Keras", "TensorFlow"}
         assert process.ask("warm_up", batch_size=2, calls=1)["ram_mib"] > 0
         assert len(process.ask("time", batch_size=3, seconds=1e-6, calls=2)["ms"]) >= 2
