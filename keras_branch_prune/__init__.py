@@ -32,7 +32,7 @@ from keras_branch_prune.analysis import (
     count_macs,
     count_parameters,
 )
-from keras_branch_prune.benchmarking import BenchmarkResult, benchmark
+from keras_branch_prune.benchmarking import BenchmarkError, BenchmarkResult, benchmark
 from keras_branch_prune.branching import Fitting, Refinement, branch, merge, reconstruct, refine
 from keras_branch_prune.exporting import (
     ExportError,
@@ -70,7 +70,6 @@ from keras_branch_prune.rules import (
     LinearMap,
     register_rule,
 )
-from keras_branch_prune.runtimes import BenchmarkError
 from keras_branch_prune.saliency import GroupData, register_saliency
 from keras_branch_prune.training import (
     Distiller,
