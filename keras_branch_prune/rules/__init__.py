@@ -1,11 +1,18 @@
-"""What every layer does to channels: one table, and the kinds of rules in it."""
+"""What is known of every layer: one table, and the kinds of rules in it."""
 
 from keras_branch_prune.rules.base import Barrier
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap, LinearRule
 from keras_branch_prune.rules.slicing import SlicingRule
-from keras_branch_prune.rules.table import output_kernel, register_rule, rule_for
+from keras_branch_prune.rules.table import (
+    fold_input,
+    fold_output,
+    layer_macs,
+    output_kernel,
+    register_rule,
+    rule_for,
+)
 
 __all__ = [
     "Barrier",
@@ -15,6 +22,9 @@ __all__ = [
     "LinearMap",
     "LinearRule",
     "SlicingRule",
+    "fold_input",
+    "fold_output",
+    "layer_macs",
     "output_kernel",
     "register_rule",
     "rule_for",

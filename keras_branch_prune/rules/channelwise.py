@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from keras_branch_prune.channels import Kept, Layout, Layouts
-from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, channel_axis, described, fix_all
+from keras_branch_prune.graph import Call, Unit, Value, has_fused_activation
+from keras_branch_prune.rules.base import (
+    Tracker,
+    channel_axis,
+    described,
+    fix_all,
+    positions,
+    shifts_evenly,
+    with_bias,
+)
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -55,6 +64,10 @@ class Channelwise:
         weights = [_taken(weight, indices, axis) for weight in unit.arrays()]
         return unit.replace(weights=tuple(weights))
 
+    def macs(self, call: Call) -> int:
+        """Elementwise products are not counted."""
+        return 0
+
 
 def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
     """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
@@ -79,6 +92,8 @@ class GivenStatistics(Channelwise):
 class Depthwise:
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
 
+    activation_key = "activation"
+
     def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
         """Returns the layout with every channel repeated."""
         (layout,) = layouts
@@ -100,6 +115,52 @@ class Depthwise:
         outputs = layout.repeated(self.multiplier(unit)).kept(kept)
         narrow = [kernel.take(layout.kept(kept), -2), *(bias.take(outputs) for bias in biases)]
         return unit.replace(weights=tuple(narrow))
+
+    def macs(self, call: Call) -> int:
+        """Returns the size of the kernel times the positions of the output."""
+        (output,), kernel = call.outputs, call.unit.weights[0]
+        axis = channel_axis(call.unit, output)
+        return positions(call, output, axis) * math.prod(kernel.shape)
+
+    def fold_input(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps its input; `None` if no such layer does that exactly."""
+        # Every output channel is made of one input channel.
+        scale, shift = (np.repeat(x, self.multiplier(call.unit)) for x in (scale, shift))
+        unit = _with_bias(call, axis, len(scale))
+        if unit is None or (shift.any() and not shifts_evenly(unit)):
+            return None
+        kernel, bias = _flat_weights(unit)
+        constant = (kernel * shift).sum(axis=tuple(range(kernel.ndim - 1)))
+        return _with_weights(unit, kernel * scale, bias + constant)
+
+    def fold_output(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps its output; `None` if no such layer does that."""
+        unit = _with_bias(call, axis, len(scale))
+        if unit is None or has_fused_activation(unit):
+            return None
+        kernel, bias = _flat_weights(unit)
+        return _with_weights(unit, kernel * scale, bias * scale + shift)
+
+
+def _with_bias(call: Call, axis: int, width: int) -> Unit | None:
+    same_axis = axis == channel_axis(call.unit, call.inputs[0])
+    return with_bias(call.unit, width) if same_axis else None
+
+
+def _flat_weights(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    """Returns kernel `(*window, output channels)` and bias of a depthwise layer, float64."""
+    kernel, bias = (array.astype(np.float64) for array in unit.arrays())
+    return kernel.reshape(*kernel.shape[:-2], -1), bias
+
+
+def _with_weights(unit: Unit, kernel: np.ndarray, bias: np.ndarray) -> Unit:
+    old = unit.arrays()[0]
+    weights = (kernel.reshape(old.shape).astype(old.dtype), bias.astype(old.dtype))
+    return unit.replace(weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
