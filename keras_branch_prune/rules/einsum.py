@@ -168,6 +168,6 @@ class EinsumMap(FoldingRule):
             return None
         if self.has_bias(unit):
             return unit
-        letter = unit.config["equation"].strip()[equation.output_axis]
+        letter = unit.config["equation"][equation.output_axis]
         width = unit.weights[0].shape[equation.kernel_output_axis]
         return add_bias(unit, (width, *(1,) * (-1 - equation.output_axis)), {"bias_axes": letter})

@@ -307,8 +307,8 @@ def register_rule(cls: type, rule: Rule) -> None:
         >>> model = keras.Model(inputs, outputs)
         >>> kbp.count_macs(model)
         40
-        >>> kbp.count_macs(kbp.select(model, kbp.plan(model, width=0.5)))
-        20
+        >>> [(group.channels, group.width) for group in kbp.plan(model, width=0.5).groups]
+        [(8, 4)]
 
     Args:
         cls: The exact layer class; subclasses need their own entry.
