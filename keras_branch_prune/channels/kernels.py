@@ -35,6 +35,12 @@ class ChannelMatrices:
         """Returns the map that multiplies every channel and adds to it; all `(channels,)`."""
         return cls(((1, scale),), bias)
 
+    def repeated(self, times: int) -> ChannelMatrices:
+        """Returns the diagonal map of channels that each stand several times in a row."""
+        ((_, scale),) = self.blocks
+        bias = None if self.bias is None else np.repeat(self.bias, times)
+        return ChannelMatrices.diagonal(np.repeat(scale, times), bias)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Channels before and after the map, those of all positions."""

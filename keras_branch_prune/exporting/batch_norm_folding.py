@@ -19,7 +19,7 @@ from keras_branch_prune.graph import (
     replace_units,
     substitute,
 )
-from keras_branch_prune.rules import fold_input, fold_output
+from keras_branch_prune.rules import Folding, rule_for
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -124,9 +124,10 @@ def _is_fixed_norm(call: Call) -> bool:
 
 def _into_producer(before: Call, norm: Call, is_output: bool) -> Call | None:
     """Returns the call of both, if there is one; an output keeps the normalization's name."""
-    if before.outputs[0].dtype != norm.outputs[0].dtype:
+    rule = rule_for(before.unit)
+    if not isinstance(rule, Folding) or before.outputs[0].dtype != norm.outputs[0].dtype:
         return None
-    unit = fold_output(before, _axis(norm), *_scale_and_shift(norm.unit))
+    unit = rule.fold_output(before, _axis(norm), *_scale_and_shift(norm.unit))
     if unit is None:
         return None
     name = norm.unit.name if is_output else unit.name
@@ -135,10 +136,11 @@ def _into_producer(before: Call, norm: Call, is_output: bool) -> Call | None:
 
 def _into_reader(norm: Call, reader: Call) -> Unit | None:
     """Returns the layer of `reader` that does both, if there is one."""
+    rule = rule_for(reader.unit)
     dtypes = {norm.inputs[0].dtype, norm.outputs[0].dtype, reader.outputs[0].dtype}
-    if reader.inputs != norm.outputs or len(dtypes) > 1:
+    if not isinstance(rule, Folding) or reader.inputs != norm.outputs or len(dtypes) > 1:
         return None
-    return fold_input(reader, _axis(norm), *_scale_and_shift(norm.unit))
+    return rule.fold_input(reader, _axis(norm), *_scale_and_shift(norm.unit))
 
 
 def _axis(norm: Call) -> int:

@@ -1,13 +1,11 @@
 """What is known of every layer: one table, and the kinds of rules in it."""
 
-from keras_branch_prune.rules.base import Barrier
+from keras_branch_prune.rules.base import Barrier, Folding
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
 from keras_branch_prune.rules.linear import LinearMap, LinearRule
 from keras_branch_prune.rules.slicing import SlicingRule
 from keras_branch_prune.rules.table import (
-    fold_input,
-    fold_output,
     layer_macs,
     output_kernel,
     register_rule,
@@ -19,11 +17,10 @@ __all__ = [
     "Channelwise",
     "Concatenation",
     "Elementwise",
+    "Folding",
     "LinearMap",
     "LinearRule",
     "SlicingRule",
-    "fold_input",
-    "fold_output",
     "layer_macs",
     "output_kernel",
     "register_rule",

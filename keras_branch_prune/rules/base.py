@@ -6,6 +6,7 @@ go in? `narrow`: what does the layer look like when some channels are gone?
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
-from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
+from keras_branch_prune.channels import ChannelMatrices, Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array, has_fused_activation
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""
@@ -122,18 +123,6 @@ def has_bias(unit: Unit) -> bool:
     return bool(unit.config.get("use_bias", len(unit.weights) > 1))
 
 
-def with_bias(unit: Unit, width: int) -> Unit | None:
-    """Returns a layer of a kernel and perhaps a bias with a bias, of zeros where it has none.
-
-    Returns `None` if the layer has other weights, or its config does not say `use_bias`.
-    """
-    if len(unit.weights) != 1 + has_bias(unit):
-        return None
-    if has_bias(unit):
-        return unit
-    return add_bias(unit, (width,), {"use_bias": True}) if "use_bias" in unit.config else None
-
-
 def add_bias(unit: Unit, shape: tuple[int, ...], config: Mapping[str, Any]) -> Unit:
     """Returns a layer of one kernel with a bias of zeros, which this config asks for."""
     (kernel,) = unit.weights
@@ -141,14 +130,73 @@ def add_bias(unit: Unit, shape: tuple[int, ...], config: Mapping[str, Any]) -> U
     return unit.replace(config=config, weights=(kernel, zeros))
 
 
-def shifts_evenly(unit: Unit, transposed: bool = False) -> bool:
-    """Whether a constant added to an input channel adds one constant to all of an output channel.
+class Folding(abc.ABC):
+    """Layers of a kernel and perhaps a bias, which take in a map scale · x + shift per channel.
 
-    Not where a convolution adds zeros at the border, nor where a transposed one adds up more values
-    at some positions than at others.
+    BatchNormalization before or behind them is such a map at inference.
     """
-    config = unit.config
-    if config.get("padding") == "valid" and not transposed:
-        return True
-    single = set(np.ravel(config.get("kernel_size", 0))) == {1}
-    return single and (not transposed or set(np.ravel(config.get("strides", 0))) == {1})
+
+    transposed: bool = False
+
+    @abc.abstractmethod
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expands["input"]` as one layer, of diagonal maps at least."""
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        before, after = call.inputs[0], call.outputs[0]
+        return channel_axis(call.unit, before), channel_axis(call.unit, after)
+
+    def with_bias(self, call: Call) -> Unit | None:
+        """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
+        unit, output = call.unit, call.outputs[0]
+        if len(unit.weights) != 1 + has_bias(unit):
+            return None
+        if has_bias(unit) or "use_bias" not in unit.config:
+            return unit if has_bias(unit) else None
+        width = output.shape[self.channel_axes(call)[1]]
+        return None if width is None else add_bias(unit, (width,), {"use_bias": True})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """Whether a constant added to an input channel adds one to all of each output channel.
+
+        It does not where a convolution adds zeros at the border, nor where a transposed one adds up
+        more values at some positions than at others.
+        """
+        config = unit.config
+        if config.get("padding") == "valid" and not self.transposed:
+            return True
+        single = set(np.ravel(config.get("kernel_size", 0))) == {1}
+        return single and (not self.transposed or set(np.ravel(config.get("strides", 0))) == {1})
+
+    def fold_input(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its input.
+
+        Args:
+            call: A call that reads one tensor.
+            axis: Axis of these channels.
+            scale: One factor per channel, float64.
+            shift: One summand per channel, float64.
+
+        Returns:
+            The unit; `None` if no layer of this class does exactly that.
+        """
+        unit = self.with_bias(call)
+        if unit is None or axis != self.channel_axes(call)[0]:
+            return None
+        if shift.any() and not self.shifts_evenly(unit):
+            return None
+        return self.multiply(unit, {"input": ChannelMatrices.diagonal(scale, shift)}, None)
+
+    def fold_output(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its output; all as for `fold_input`."""
+        unit = self.with_bias(call)
+        if unit is None or has_fused_activation(unit) or axis != self.channel_axes(call)[1]:
+            return None
+        return self.multiply(unit, {}, ChannelMatrices.diagonal(scale, shift))

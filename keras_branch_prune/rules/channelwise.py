@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
-from keras_branch_prune.graph import Call, Unit, Value, has_fused_activation
+from keras_branch_prune.channels import (
+    ChannelMatrices,
+    Kept,
+    Layout,
+    Layouts,
+    expand_bias,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
+from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.rules.base import (
+    Folding,
     Tracker,
     channel_axis,
     described,
     fix_all,
     positions,
-    shifts_evenly,
-    with_bias,
 )
 
 
@@ -89,7 +97,7 @@ class GivenStatistics(Channelwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Folding):
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
 
     activation_key = "activation"
@@ -122,45 +130,18 @@ class Depthwise:
         axis = channel_axis(call.unit, output)
         return positions(call, output, axis) * math.prod(kernel.shape)
 
-    def fold_input(
-        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
-    ) -> Unit | None:
-        """Returns the unit that also maps its input; `None` if no such layer does that exactly."""
-        # Every output channel is made of one input channel.
-        scale, shift = (np.repeat(x, self.multiplier(call.unit)) for x in (scale, shift))
-        unit = _with_bias(call, axis, len(scale))
-        if unit is None or (shift.any() and not shifts_evenly(unit)):
-            return None
-        kernel, bias = _flat_weights(unit)
-        constant = (kernel * shift).sum(axis=tuple(range(kernel.ndim - 1)))
-        return _with_weights(unit, kernel * scale, bias + constant)
-
-    def fold_output(
-        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
-    ) -> Unit | None:
-        """Returns the unit that also maps its output; `None` if no such layer does that."""
-        unit = _with_bias(call, axis, len(scale))
-        if unit is None or has_fused_activation(unit):
-            return None
-        kernel, bias = _flat_weights(unit)
-        return _with_weights(unit, kernel * scale, bias * scale + shift)
-
-
-def _with_bias(call: Call, axis: int, width: int) -> Unit | None:
-    same_axis = axis == channel_axis(call.unit, call.inputs[0])
-    return with_bias(call.unit, width) if same_axis else None
-
-
-def _flat_weights(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-    """Returns kernel `(*window, output channels)` and bias of a depthwise layer, float64."""
-    kernel, bias = (array.astype(np.float64) for array in unit.arrays())
-    return kernel.reshape(*kernel.shape[:-2], -1), bias
-
-
-def _with_weights(unit: Unit, kernel: np.ndarray, bias: np.ndarray) -> Unit:
-    old = unit.arrays()[0]
-    weights = (kernel.reshape(old.shape).astype(old.dtype), bias.astype(old.dtype))
-    return unit.replace(weights=weights)
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expand` for diagonal maps, after which it is still depthwise."""
+        kernel, bias = (array.astype(np.float64) for array in unit.arrays())
+        # Every output channel is made of one input channel: both are the last axis.
+        flat, expand = kernel.reshape(*kernel.shape[:-2], -1), expands.get("input")
+        expand = expand and expand.repeated(self.multiplier(unit))
+        bias = reduce_bias(expand_bias(bias, flat, (-1, -1), expand), reduce)
+        flat = reduce_kernel(expand_kernel(flat, -1, expand), -1, reduce)
+        dtype = unit.arrays()[0].dtype
+        return unit.replace(weights=(flat.reshape(kernel.shape).astype(dtype), bias.astype(dtype)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from keras_branch_prune.channels import (
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Tracker, add_bias, described, positions
-from keras_branch_prune.rules.linear import Expands, FoldingRule
+from keras_branch_prune.rules.base import Folding, Tracker, add_bias, described, positions
+from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _ChannelEquation:
 
 
 @dataclasses.dataclass(frozen=True)
-class EinsumMap(FoldingRule):
+class EinsumMap(Folding, LinearRule):
     """`EinsumDense` where its equation is a channel map; any other equation is a barrier."""
 
     activation_key = "activation"
@@ -161,9 +161,9 @@ class EinsumMap(FoldingRule):
         before, after = len(call.inputs[0].shape), len(call.outputs[0].shape)
         return equation.input_axis + before, equation.output_axis + after
 
-    def with_bias(self, unit: Unit) -> Unit | None:
+    def with_bias(self, call: Call) -> Unit | None:
         """Returns the unit with a bias; `None` if it has other weights or another equation."""
-        equation = _ChannelEquation.parse(unit)
+        unit, equation = call.unit, _ChannelEquation.parse(call.unit)
         if equation is None or len(unit.weights) != 1 + self.has_bias(unit):
             return None
         if self.has_bias(unit):
@@ -171,3 +171,7 @@ class EinsumMap(FoldingRule):
         letter = unit.config["equation"][equation.output_axis]
         width = unit.weights[0].shape[equation.kernel_output_axis]
         return add_bias(unit, (width, *(1,) * (-1 - equation.output_axis)), {"bias_axes": letter})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """The kernel is applied at every position alike."""
+        return True

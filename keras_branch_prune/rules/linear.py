@@ -21,16 +21,15 @@ from keras_branch_prune.channels import (
     reduce_bias,
     reduce_kernel,
 )
-from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array, has_fused_activation
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
 from keras_branch_prune.rules.base import (
     Barrier,
+    Folding,
     Tracker,
     channel_axis,
     described,
     has_bias,
     positions,
-    shifts_evenly,
-    with_bias,
 )
 
 Expands = Mapping[str, ChannelMatrices]
@@ -72,44 +71,8 @@ class LinearRule(abc.ABC):
         raise AssertionError(f"{described(unit)} is linear and not part of a region")
 
 
-class FoldingRule(LinearRule):
-    """A linear layer of one kernel, which takes in a map a·x + b per channel before or after it."""
-
-    @abc.abstractmethod
-    def channel_axes(self, call: Call) -> tuple[int, int]:
-        """Returns the channel axes of the input and the output."""
-
-    @abc.abstractmethod
-    def with_bias(self, unit: Unit) -> Unit | None:
-        """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
-
-    def shifts_evenly(self, unit: Unit) -> bool:
-        """Whether a constant for an input channel becomes one constant per output channel."""
-        return True
-
-    def fold_input(
-        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
-    ) -> Unit | None:
-        """Returns the unit that also maps its input; `None` if no such layer does that exactly."""
-        unit = self.with_bias(call.unit)
-        if unit is None or axis != self.channel_axes(call)[0]:
-            return None
-        if shift.any() and not self.shifts_evenly(unit):
-            return None
-        return self.multiply(unit, {"input": ChannelMatrices.diagonal(scale, shift)}, None)
-
-    def fold_output(
-        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
-    ) -> Unit | None:
-        """Returns the unit that also maps its output; `None` if no such layer does that."""
-        unit = self.with_bias(call.unit)
-        if unit is None or has_fused_activation(unit) or axis != self.channel_axes(call)[1]:
-            return None
-        return self.multiply(unit, {}, ChannelMatrices.diagonal(scale, shift))
-
-
 @dataclasses.dataclass(frozen=True)
-class LinearMap(FoldingRule):
+class LinearMap(Folding, LinearRule):
     """Dense layers and convolutions, grouped ones too: a kernel and perhaps a bias.
 
     The kernel is the first weight, the bias the second. Without a bias, one is added on export if
@@ -226,13 +189,9 @@ class LinearMap(FoldingRule):
     def _axis(self, unit: Unit, value: Value) -> int:
         return channel_axis(unit, value) if self.spatial else len(value.shape) - 1
 
-    def with_bias(self, unit: Unit) -> Unit | None:
-        """Returns the unit with a bias; `None` if it has other weights or no `use_bias`."""
-        return with_bias(unit, unit.config[self.width_key])
-
     def shifts_evenly(self, unit: Unit) -> bool:
         """Whether no zeros are added to the input, and all outputs are made of equally many."""
-        return not self.spatial or shifts_evenly(unit, self.transposed)
+        return not self.spatial or super().shifts_evenly(unit)
 
 
 @dataclasses.dataclass(frozen=True)

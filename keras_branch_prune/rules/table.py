@@ -2,7 +2,7 @@
 
 A class that is not in the table is a barrier: the groups it touches keep their width. Nothing is
 guessed, and subclasses of a known class do not inherit its rule. What a rule says of channels is
-asked of the rule itself; what it need not know (MACs, activation, folding), of the functions here.
+asked of the rule itself; what it need not know (MACs, activation), of the functions here.
 """
 
 from __future__ import annotations
@@ -243,28 +243,6 @@ def _may_multiply(unit: Unit) -> bool:
     return has_matrix or unit.cls.__name__ in _TENSOR_PRODUCTS
 
 
-def fold_input(call: Call, axis: int, scale: np.ndarray, shift: np.ndarray) -> Unit | None:
-    """Returns the unit of a call that also maps its input, per channel, to scale · input + shift.
-
-    Args:
-        call: A call that reads one tensor.
-        axis: The channel axis of that tensor.
-        scale: One factor per channel, float64.
-        shift: One number per channel, float64.
-
-    Returns:
-        The unit; `None` if it is not known, or a layer of this class does not do that exactly.
-    """
-    fold = getattr(rule_for(call.unit), "fold_input", None)
-    return None if fold is None else fold(call, axis, scale, shift)
-
-
-def fold_output(call: Call, axis: int, scale: np.ndarray, shift: np.ndarray) -> Unit | None:
-    """Returns the unit of a call that also maps its output; all as for `fold_input`."""
-    fold = getattr(rule_for(call.unit), "fold_output", None)
-    return None if fold is None else fold(call, axis, scale, shift)
-
-
 def register_rule(cls: type, rule: Rule) -> None:
     """Registers the rule of a layer class of your own, or replaces a built-in one.
 
@@ -276,9 +254,10 @@ def register_rule(cls: type, rule: Rule) -> None:
     * `activation_key`: config key of an activation that the layer applies last, and that `"linear"`
       turns off;
     * `macs(call)`: MACs per sample, `None` if they are not known. Without it layers with a matrix
-      among their weights are reported as uncounted, others count as 0;
-    * `fold_input(call, axis, scale, shift)` and `fold_output(…)`: the layer that also maps its
-      input or output to scale · x + shift per channel, or `None`. Without them nothing is folded.
+      among their weights are reported as uncounted, others count as 0.
+
+    If it derives from `rules.Folding`, and says how a kernel is multiplied with a factor per
+    channel, BatchNormalization is folded too.
 
     Example:
         >>> import keras

@@ -19,7 +19,7 @@ from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProject
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.layers.channel_map import ChannelMap
-from keras_branch_prune.rules import table
+from keras_branch_prune.rules import Folding, table
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ CASES = [(shape, make) for cases in LINEAR.values() for shape, make in cases]
 
 
 def test_every_class_of_one_kernel_has_a_case():
-    folding = {cls for cls, rule in table._RULES.items() if hasattr(rule, "fold_output")}
+    folding = {cls for cls, rule in table._RULES.items() if isinstance(rule, Folding)}
     activated = {cls for cls in table._RULES if table.activation_key(cls)}
     assert folding == activated == set(LINEAR)
     counted = {cls for cls, rule in table._RULES.items() if hasattr(rule, "macs")}
