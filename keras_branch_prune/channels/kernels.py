@@ -97,21 +97,21 @@ def expand_bias(
     kernel: Any,
     axes: tuple[int, int],
     expand: ChannelMatrices | None,
-    groups: int = 1,
+    conv_groups: int = 1,
 ) -> np.ndarray:
     """Returns the bias of `layer ∘ expand`, float64: the kernel's sum over the bias of `expand`.
 
     Args:
         bias: Float64 bias of the layer, `(output channels,)`.
-        kernel: Its kernel, an array or not yet; must be applied to all channels everywhere.
+        kernel: Its kernel, an array or not yet; the layer adds no zeros to its input.
         axes: Axes of the input and the output channels in the kernel.
         expand: The map k → C before the layer, or `None`.
-        groups: As for `expand_kernel`.
+        conv_groups: Groups of a convolution, as for `expand_kernel`.
     """
     if expand is None or expand.bias is None:
         return bias
     shift = ChannelMatrices.diagonal(as_array(expand.bias))
-    products = expand_kernel(as_array(kernel).astype(np.float64), axes[0], shift, groups)
+    products = expand_kernel(as_array(kernel).astype(np.float64), axes[0], shift, conv_groups)
     products = np.moveaxis(products, axes[1], -1)
     return bias + products.sum(axis=tuple(range(products.ndim - 1)))
 

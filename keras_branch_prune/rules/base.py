@@ -151,13 +151,14 @@ class Folding(abc.ABC):
 
     def with_bias(self, call: Call) -> Unit | None:
         """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
-        unit, output = call.unit, call.outputs[0]
+        unit, width = call.unit, call.outputs[0].shape[self.channel_axes(call)[1]]
         if len(unit.weights) != 1 + has_bias(unit):
             return None
-        if has_bias(unit) or "use_bias" not in unit.config:
-            return unit if has_bias(unit) else None
-        width = output.shape[self.channel_axes(call)[1]]
-        return None if width is None else add_bias(unit, (width,), {"use_bias": True})
+        if has_bias(unit):
+            return unit
+        if width is None or "use_bias" not in unit.config:
+            return None
+        return add_bias(unit, (width,), {"use_bias": True})
 
     def shifts_evenly(self, unit: Unit) -> bool:
         """Whether a constant added to an input channel adds one to all of each output channel.
