@@ -7,7 +7,6 @@ from keras_branch_prune.analysis.costs import (
     count_parameters,
     graph_costs,
     graph_parameters,
-    layer_macs,
     model_costs,
 )
 from keras_branch_prune.analysis.groups import (
@@ -46,7 +45,6 @@ __all__ = [
     "graph_costs",
     "graph_parameters",
     "in_scope",
-    "layer_macs",
     "model_costs",
     "narrowed_graph",
     "selection_record",

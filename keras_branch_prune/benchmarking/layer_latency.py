@@ -12,9 +12,10 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
-from keras_branch_prune.analysis import graph_costs, layer_macs
+from keras_branch_prune.analysis import graph_costs
 from keras_branch_prune.exporting import inference_form, inference_function
 from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, random_inputs
+from keras_branch_prune.rules import layer_macs
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
 """Maps models by name and the batch size to ms per call by name."""

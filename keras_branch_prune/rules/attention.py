@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ from keras_branch_prune.graph import (
     attention_inputs,
     why_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole
+from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole, positions
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -41,6 +42,10 @@ class WholeAttention(Barrier):
         """Keeps all inputs whole."""
         reason = why_whole(call) or MAY_BE_MASKED
         keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+
+    def macs(self, call: Call) -> int | None:
+        """Returns those of the projections and of all pairs of positions."""
+        return _attention_macs(call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,12 @@ class HeadAttentionRule:
         assert segment.inner is not None
         config = {"num_heads": segment.width(kept), "value_dim": segment.inner.width(kept)}
         return call.replace_unit(config=config)
+
+    def macs(self, call: Call) -> int:
+        """Returns those of the scores and of the weighted sums, for all pairs of positions."""
+        (_, query, key), config = call.args, call.unit.config
+        pairs = positions(call, query, 2) * positions(call, key, 2)
+        return pairs * int(config["num_heads"]) * (config["key_dim"] + config["value_dim"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +163,10 @@ class GroupedAttention(LinearRule):
         kernel = unit.arrays()[-2 if unit.config["use_bias"] else -1]
         return kernel.reshape(-1, kernel.shape[-1])
 
+    def macs(self, call: Call) -> int | None:
+        """Returns those of the projections and of all pairs of positions."""
+        return _attention_macs(call)
+
 
 def attention_rules() -> dict[type, Rule]:
     """Returns the rules of attention by class."""
@@ -166,3 +181,16 @@ def attention_rules() -> dict[type, Rule]:
 def _heads(unit: Unit) -> tuple[int, int]:
     heads = unit.config["num_heads"]
     return heads, unit.config["units"] // heads
+
+
+def _attention_macs(call: Call) -> int | None:
+    kernels = [weight for weight in call.unit.weights if len(weight.shape) == 3]
+    query, key, value = (attention_inputs(call)[role] for role in ("query", "key", "value"))
+    if len(kernels) != 4 or any(len(x.shape) != 3 for x in (query, value, key)):
+        return None
+    lengths = [positions(call, x, 2) for x in (query, key, value, query)]
+    sizes = [math.prod(kernel.shape) for kernel in kernels]
+    projections = sum(length * size for length, size in zip(lengths, sizes, strict=True))
+    # Heads of queries, of which several may share one of keys and values.
+    heads, channels = kernels[0].shape[1], kernels[1].shape[2] + kernels[2].shape[2]
+    return projections + lengths[0] * lengths[1] * heads * channels

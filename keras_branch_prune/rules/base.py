@@ -6,19 +6,23 @@ go in? `narrow`: how is the layer called when some channels are gone?
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
-from keras_branch_prune.graph import Call, Unit, Value
+import numpy as np
+
+from keras_branch_prune.channels import ChannelMatrices, ChannelTracker, Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array, has_fused_activation
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""
 
 
 class Rule(Protocol):
-    """What one kind of layer does to channels."""
+    """What one kind of layer does to channels; `register_rule` says what else a rule may know."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Traced:
         """Returns the layout of the call's output."""
@@ -72,3 +76,104 @@ def channel_axis(unit: Unit, value: Value) -> int:
     """Returns the channel axis that a layer's `data_format` means for a tensor."""
     first = unit.config.get("data_format") == "channels_first"
     return 1 if first else len(value.shape) - 1
+
+
+def positions(call: Call, value: Value, *axes: int) -> int:
+    """Returns the number of positions in a tensor of one sample, along all axes but these.
+
+    Raises:
+        ValueError: If one of the dimensions is open.
+    """
+    dims = [dim for axis, dim in enumerate(value.shape) if axis not in (0, *axes)]
+    if None in dims:
+        raise ValueError(
+            f"The MACs of layer '{call.unit.name}' depend on an open dimension. Received: a tensor "
+            f"of shape {value.shape}; pass `input_shape=`, the shape of one sample without the "
+            "batch dimension."
+        )
+    return math.prod(dim for dim in dims if dim is not None)
+
+
+def has_bias(unit: Unit) -> bool:
+    """Whether a layer whose first weight is a kernel has a bias behind it."""
+    return bool(unit.config.get("use_bias", len(unit.weights) > 1))
+
+
+def add_bias(unit: Unit, shape: tuple[int, ...], config: Mapping[str, Any]) -> Unit:
+    """Returns a layer of one kernel with a bias of zeros, which this config asks for."""
+    (kernel,) = unit.weights
+    zeros = Deferred(shape, lambda: np.zeros(shape, as_array(kernel).dtype))
+    return unit.replace(config=config, weights=(kernel, zeros))
+
+
+class Folding(abc.ABC):
+    """Layers of a kernel and perhaps a bias, which take in a map scale · x + shift per channel.
+
+    BatchNormalization before or behind them is such a map at inference.
+    """
+
+    transposed: bool = False
+
+    @abc.abstractmethod
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expands["input"]` as one layer, of diagonal maps at least."""
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        before, after = call.inputs[0], call.outputs[0]
+        return channel_axis(call.unit, before), channel_axis(call.unit, after)
+
+    def with_bias(self, call: Call) -> Unit | None:
+        """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
+        unit, width = call.unit, call.outputs[0].shape[self.channel_axes(call)[1]]
+        if len(unit.weights) != 1 + has_bias(unit):
+            return None
+        if has_bias(unit):
+            return unit
+        if width is None or "use_bias" not in unit.config:
+            return None
+        return add_bias(unit, (width,), {"use_bias": True})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """Whether a constant added to an input channel adds one to all of each output channel.
+
+        It does not where a convolution adds zeros at the border, nor where a transposed one adds up
+        more values at some positions than at others.
+        """
+        config = unit.config
+        if config.get("padding") == "valid" and not self.transposed:
+            return True
+        single = set(np.ravel(config.get("kernel_size", 0))) == {1}
+        return single and (not self.transposed or set(np.ravel(config.get("strides", 0))) == {1})
+
+    def fold_input(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its input.
+
+        Args:
+            call: A call that reads one tensor.
+            axis: Axis of these channels.
+            scale: One factor per channel, float64.
+            shift: One summand per channel, float64.
+
+        Returns:
+            The unit; `None` if no layer of this class does exactly that.
+        """
+        unit = self.with_bias(call)
+        if unit is None or axis != self.channel_axes(call)[0]:
+            return None
+        if shift.any() and not self.shifts_evenly(unit):
+            return None
+        return self.multiply(unit, {"input": ChannelMatrices.diagonal(scale, shift)}, None)
+
+    def fold_output(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its output; all as for `fold_input`."""
+        unit = self.with_bias(call)
+        if unit is None or has_fused_activation(unit) or axis != self.channel_axes(call)[1]:
+            return None
+        return self.multiply(unit, {}, ChannelMatrices.diagonal(scale, shift))

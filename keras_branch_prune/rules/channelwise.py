@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
+from keras_branch_prune.channels import (
+    ChannelMatrices,
+    ChannelTracker,
+    Kept,
+    Layout,
+    Layouts,
+    expand_bias,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import channel_axis, described, keep_all_whole
+from keras_branch_prune.rules.base import (
+    Folding,
+    channel_axis,
+    described,
+    keep_all_whole,
+    positions,
+)
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -55,6 +72,10 @@ class Channelwise:
         weights = [_taken(weight, indices, axis) for weight in call.unit.arrays()]
         return call.replace_unit(weights=tuple(weights))
 
+    def macs(self, call: Call) -> int:
+        """Elementwise products are not counted."""
+        return 0
+
 
 def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
     """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
@@ -76,8 +97,10 @@ class GivenStatistics(Channelwise):
 
 
 @dataclasses.dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Folding):
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
+
+    activation_key = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with every channel repeated."""
@@ -101,6 +124,25 @@ class Depthwise:
         outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
         narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
         return call.replace_unit(weights=tuple(narrow))
+
+    def macs(self, call: Call) -> int:
+        """Returns the size of the kernel times the positions of the output."""
+        (output,), kernel = call.outputs, call.unit.weights[0]
+        axis = channel_axis(call.unit, output)
+        return positions(call, output, axis) * math.prod(kernel.shape)
+
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expand` for diagonal maps, after which it is still depthwise."""
+        kernel, bias = (array.astype(np.float64) for array in unit.arrays())
+        # Every output channel is made of one input channel: both are the last axis.
+        flat, expand = kernel.reshape(*kernel.shape[:-2], -1), expands.get("input")
+        expand = expand and expand.repeated(self.multiplier(unit))
+        bias = reduce_bias(expand_bias(bias, flat, (-1, -1), expand), reduce)
+        flat = reduce_kernel(expand_kernel(flat, -1, expand), -1, reduce)
+        dtype = unit.arrays()[0].dtype
+        return unit.replace(weights=(flat.reshape(kernel.shape).astype(dtype), bias.astype(dtype)))
 
 
 @dataclasses.dataclass(frozen=True)

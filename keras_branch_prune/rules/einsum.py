@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from typing import Any
 
@@ -14,12 +15,13 @@ from keras_branch_prune.channels import (
     ChannelTracker,
     Layout,
     Layouts,
+    expand_bias,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import described
+from keras_branch_prune.rules.base import Folding, add_bias, described, positions
 from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
@@ -70,8 +72,10 @@ class _ChannelEquation:
 
 
 @dataclasses.dataclass(frozen=True)
-class EinsumMap(LinearRule):
+class EinsumMap(Folding, LinearRule):
     """`EinsumDense` where its equation is a channel map; any other equation is a barrier."""
+
+    activation_key = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
@@ -123,9 +127,9 @@ class EinsumMap(LinearRule):
             return reduced.astype(array.dtype)
 
         def reduced_bias(bias: Any) -> np.ndarray:
-            array = as_array(bias)
-            flat = reduce_bias(array.astype(np.float64).ravel(), reduce)
-            return flat.reshape(bias_shape).astype(array.dtype)
+            array, axes = as_array(bias), (equation.kernel_input_axis, equation.kernel_output_axis)
+            flat = expand_bias(array.astype(np.float64).ravel(), kernel, axes, expand)
+            return reduce_bias(flat, reduce).reshape(bias_shape).astype(array.dtype)
 
         weights = [Deferred(bias_shape, functools.partial(reduced_bias, bias)) for bias in biases]
         shape = list(unit.config["output_shape"])
@@ -140,3 +144,35 @@ class EinsumMap(LinearRule):
         equation = _ChannelEquation.parse(unit)
         assert equation is not None
         return np.moveaxis(unit.arrays()[0], equation.kernel_output_axis, -1)
+
+    def macs(self, call: Call) -> int | None:
+        """Returns, for any equation, what one value of the output takes times their number."""
+        unit, (output,) = call.unit, call.outputs
+        if len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        operands, output_axes = unit.config["equation"].replace("...", "").split("->")
+        axes = zip(operands.split(",")[1], unit.weights[0].shape, strict=True)
+        summed = math.prod(size for axis, size in axes if axis not in output_axes)
+        return positions(call, output) * summed
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        equation = _ChannelEquation.parse(call.unit)
+        assert equation is not None
+        before, after = len(call.inputs[0].shape), len(call.outputs[0].shape)
+        return equation.input_axis + before, equation.output_axis + after
+
+    def with_bias(self, call: Call) -> Unit | None:
+        """Returns the unit with a bias; `None` if it has other weights or another equation."""
+        unit, equation = call.unit, _ChannelEquation.parse(call.unit)
+        if equation is None or len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        if self.has_bias(unit):
+            return unit
+        letter = unit.config["equation"][equation.output_axis]
+        width = unit.weights[0].shape[equation.kernel_output_axis]
+        return add_bias(unit, (width, *(1,) * (-1 - equation.output_axis)), {"bias_axes": letter})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """The kernel is applied at every position alike."""
+        return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,20 @@ from keras_branch_prune.channels import (
     Kept,
     Layout,
     Layouts,
+    expand_bias,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import channel_axis, described
+from keras_branch_prune.rules.base import (
+    Barrier,
+    Folding,
+    channel_axis,
+    described,
+    has_bias,
+    positions,
+)
 
 Expands = Mapping[str, ChannelMatrices]
 """Role of an input → the map k → C that stands before it."""
@@ -51,7 +60,7 @@ class LinearRule(abc.ABC):
 
     def has_bias(self, unit: Unit) -> bool:
         """Whether a bias is added to the output channels."""
-        return bool(unit.config["use_bias"])
+        return has_bias(unit)
 
     def conv_groups(self, unit: Unit) -> int:
         """Returns the number of runs of output channels that must not be mixed."""
@@ -63,20 +72,30 @@ class LinearRule(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap(LinearRule):
+class LinearMap(Folding, LinearRule):
     """Dense layers and convolutions, grouped ones too: a kernel and perhaps a bias.
+
+    The kernel is the first weight, the bias the second. Without a bias, one is added on export if
+    the config says `use_bias`. The kernel is applied at every position of the output, whose number
+    makes the MACs; a convolution says in its config where it adds zeros: `padding`, `kernel_size`.
 
     Args:
         width_key: Config key of the number of output channels.
         input_axis: Axis of the input channels in the kernel.
         output_axis: Axis of the output channels in the kernel.
         spatial: Whether the channel axis is given by `data_format`; else it is the last axis.
+        transposed: Whether the kernel is applied at every position of the input instead, and what
+            it makes of them is added up.
+        activation_key: Config key of an activation that is applied last, and that `"linear"` turns
+            off; `None` if there is none.
     """
 
     width_key: str
     input_axis: int
     output_axis: int
     spatial: bool = True
+    transposed: bool = False
+    activation_key: str | None = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
@@ -134,8 +153,9 @@ class LinearMap(LinearRule):
             return reduce_kernel(expanded, self.output_axis, reduce).astype(array.dtype)
 
         def reduced(bias: Any) -> np.ndarray:
-            array = as_array(bias)
-            return reduce_bias(array.astype(np.float64), reduce).astype(array.dtype)
+            array, axes = as_array(bias), (self.input_axis, self.output_axis)
+            expanded = expand_bias(array.astype(np.float64), kernel, axes, expand, conv_groups)
+            return reduce_bias(expanded, reduce).astype(array.dtype)
 
         width = shape[self.output_axis]
         weights = [Deferred((width,), functools.partial(reduced, bias)) for bias in biases]
@@ -154,6 +174,25 @@ class LinearMap(LinearRule):
     def is_depthwise(self, unit: Unit) -> bool:
         """Whether every group of the convolution reads a single channel."""
         return self.conv_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
+
+    def macs(self, call: Call) -> int | None:
+        """Returns the size of the kernel times the positions at which it is applied."""
+        unit, value = call.unit, call.inputs[0] if self.transposed else call.outputs[0]
+        if len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        kernel = unit.weights[0]
+        return positions(call, value, self._axis(unit, value)) * math.prod(kernel.shape)
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        return self._axis(call.unit, call.inputs[0]), self._axis(call.unit, call.outputs[0])
+
+    def _axis(self, unit: Unit, value: Value) -> int:
+        return channel_axis(unit, value) if self.spatial else len(value.shape) - 1
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """Whether no zeros are added to the input, and all outputs are made of equally many."""
+        return not self.spatial or super().shifts_evenly(unit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +229,21 @@ class EmbeddingMap(LinearRule):
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the table `(tokens, channels)`."""
         return unit.arrays()[0]
+
+    def macs(self, call: Call) -> int | None:
+        """A look-up multiplies nothing."""
+        return 0 if len(call.unit.weights) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelMapRule(Barrier):
+    """A reduce or expand map of a branched model: a barrier, as a model is branched only once."""
+
+    def macs(self, call: Call) -> int:
+        """Returns the sizes of all blocks, each at all its positions."""
+        (output,), config = call.outputs, call.unit.config
+        per_position = sum(math.prod(block) for block in config["blocks"])
+        return positions(call, output, config["axis"] % len(output.shape)) * per_position
 
 
 def _as_matrix(kernel: np.ndarray, axis: int) -> np.ndarray:

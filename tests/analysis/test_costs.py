@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_branch_prune.analysis.costs import count_macs, count_parameters, layer_macs, model_costs
+from keras_branch_prune.analysis.costs import count_macs, count_parameters, model_costs
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.rules.table import layer_macs
 
 
 def _one(shape, layer):
