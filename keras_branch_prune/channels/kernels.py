@@ -151,11 +151,14 @@ def _mapped(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> 
     *others, _ = rows.shape
     parts, start = [], 0
     for positions, matrix in blocks:
-        channels, mapped = matrix.shape[0], matrix.shape[-1]
-        end = start + positions * channels
-        # As two axes: of (…, 1, channels) NumPy would make one matrix-vector product per row.
-        part, matrix = rows[..., start:end].reshape(-1, channels), as_array(matrix).astype(float)
-        part = part * matrix if matrix.ndim == 1 else part @ matrix
-        parts.append(part.reshape(*others, positions * mapped))
+        end, matrix = start + positions * matrix.shape[0], as_array(matrix).astype(np.float64)
+        part = rows[..., start:end]
+        if matrix.ndim == 1:
+            parts.append(part * np.tile(matrix, positions))
+        else:
+            # As two axes: of (…, 1, channels) NumPy would make one product per row.
+            product = part.reshape(-1, len(matrix)) @ matrix
+            parts.append(product.reshape(*others, positions * matrix.shape[1]))
         start = end
-    return np.moveaxis(np.concatenate(parts, axis=-1), -1, axis)
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    return np.moveaxis(whole, -1, axis)

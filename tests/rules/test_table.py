@@ -122,6 +122,11 @@ def test_folding_agrees_with_keras(shape, make, bias):
 def test_nothing_is_folded_behind_an_activation_or_along_another_axis(shape, make):
     active = chain(shape, make(activation="tanh"), norm(-1), layers.ReLU(dtype="float64"))
     assert left_after_folding(active) == 1
+    # The last layer of a model keeps its activation.
+    (call,) = canonical(chain(shape, make(activation="tanh"))).calls
+    ones = np.ones(call.outputs[0].shape[channel_axis(make())])
+    axis = channel_axis(make()) % len(call.outputs[0].shape)
+    assert table.rule_for(call.unit).fold_output(call, axis, ones, ones) is None
     layer = make()
     other = -1 if channel_axis(layer) == 1 else 1
     assert left_after_folding(chain(shape, layer, norm(other))) == 1
