@@ -33,7 +33,15 @@ from keras_branch_prune.analysis import (
     count_parameters,
 )
 from keras_branch_prune.benchmarking import BenchmarkError, BenchmarkResult, benchmark
-from keras_branch_prune.branching import Fitting, Refinement, branch, merge, reconstruct, refine
+from keras_branch_prune.branching import (
+    Fitting,
+    Refinement,
+    branch,
+    merge,
+    reconstruct,
+    refine,
+    select,
+)
 from keras_branch_prune.exporting import (
     ExportError,
     export_litert,
@@ -90,6 +98,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "plan",
     "branch",
     "merge",
+    "select",
     "prune",
     "Recipe",
     "AlphaStepDecay",

@@ -15,7 +15,6 @@ from keras_branch_prune.analysis.groups import (
     ChannelGroup,
     analyse,
     analyse_prunable,
-    check_weights,
 )
 from keras_branch_prune.analysis.narrowing import (
     Narrowing,
@@ -24,7 +23,12 @@ from keras_branch_prune.analysis.narrowing import (
     spread,
     without_numbers,
 )
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, check_plan, fingerprint
+from keras_branch_prune.analysis.pruning_plan import (
+    GroupPlan,
+    PruningPlan,
+    analyse_for_plan,
+    fingerprint,
+)
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 
 __all__ = [
@@ -37,9 +41,8 @@ __all__ = [
     "PruningPlan",
     "Selectors",
     "analyse",
+    "analyse_for_plan",
     "analyse_prunable",
-    "check_plan",
-    "check_weights",
     "count_macs",
     "count_parameters",
     "fingerprint",
