@@ -21,7 +21,7 @@ from keras_branch_prune.planning import plan as make_plan
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult, result_of
 from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
-from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned
+from keras_branch_prune.pruning.pruning_run import calibration_data, finetuned, planned
 from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
 from keras_branch_prune.saliency import SALIENCIES
 
