@@ -56,6 +56,7 @@ from keras_branch_prune.planning import Latency, plan
 from keras_branch_prune.pruning import (
     PruningResult,
     Recipe,
+    RunFolder,
     prune,
     standard_prune,
     train_from_scratch,
@@ -154,6 +155,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "reestimate_batch_norm",
     # Whole runs, and what to compare them with.
     "PruningResult",
+    "RunFolder",
     "standard_prune",
     "train_from_scratch",
     # Exports and files.
