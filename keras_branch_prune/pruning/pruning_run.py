@@ -49,7 +49,7 @@ class PruningRun:
         target: Mapping[str, Any],
         **settings: Any,
     ) -> PruningRun:
-        """Returns the run in a folder, new or begun; `settings` are what else its results depend on.
+        """Returns the run in a folder; `settings` are what its results depend on besides.
 
         Raises:
             ValueError: If the folder was begun with other arguments.
