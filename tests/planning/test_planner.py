@@ -23,12 +23,6 @@ def samples(model: keras.Model, number: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def compact(model: keras.Model, plan: kbp.PruningPlan) -> keras.Model:
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0.0)
-    return kbp.merge(branched, verify=False)
-
-
 def widths(plan: kbp.PruningPlan) -> dict[str, int]:
     return {group.name: group.width for group in plan.groups}
 
@@ -91,7 +85,7 @@ def test_bad_arguments_are_found_before_data_is_read(options, message):
 def test_budgets_are_used_and_kept(target, share, allocation):
     model = wide()
     plan = kbp.plan(model, **{target: share}, allocation=allocation)
-    small = compact(model, plan)
+    small = kbp.select(model, plan)
     assert 0.99 * share <= COUNTS[target](small) / COUNTS[target](model) <= share
     assert (target, share) in plan.target
     assert ("allocation", allocation) in plan.target
@@ -293,7 +287,7 @@ def clock(monkeypatch):
 def test_a_latency_is_met(clock, latency, allocation):
     model = wide()
     plan = kbp.plan(model, latency=latency, allocation=allocation)
-    share = 0.1 + 0.9 * kbp.count_macs(compact(model, plan)) / kbp.count_macs(model)
+    share = 0.1 + 0.9 * kbp.count_macs(kbp.select(model, plan)) / kbp.count_macs(model)
     asked = latency if isinstance(latency, kbp.Latency) else kbp.Latency(latency)
     assert share == pytest.approx(asked.share or 0.3, rel=0.05)
     record = dict(plan.target)
