@@ -50,12 +50,14 @@ class RunFolder:
         ...     done = backup.restore(model)
         ...     model.fit(x, y, epochs=3, initial_epoch=done, callbacks=[backup], verbose=0)
         ...     return model
-        >>> run = kbp.RunFolder(tempfile.mkdtemp(), {"epochs": 3})
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> run = kbp.RunFolder(folder.name, {"epochs": 3})
         >>> model = run.stage("original", train)
         >>> [row["epoch"] for row in run.history("original")]
         [0, 1, 2]
         >>> run.once("size.json", model.count_params)
         10
+        >>> folder.cleanup()
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any]):
