@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,4 +169,9 @@ def _text(value: Any) -> str:
     """Returns an argument as a text that is the same in every process."""
     if isinstance(value, PruningPlan):
         return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
-    return json.dumps(value, default=lambda leaf: getattr(leaf, "__name__", None) or repr(leaf))
+    return json.dumps(value, default=_leaf_text)
+
+
+def _leaf_text(leaf: Any) -> str:
+    # A Keras loss tells the address of its function, which is another one in every process.
+    return getattr(leaf, "__name__", None) or re.sub(" at 0x[0-9a-f]+", "", repr(leaf))

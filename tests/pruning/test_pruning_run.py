@@ -86,3 +86,17 @@ def test_a_run_that_version_0_1_0_began_can_be_gone_on_with(tmp_path, prune, opt
             recipe=kbp.Recipe(batch_size=16, seed=3),
             **options(),
         )
+
+
+def test_a_loss_is_written_down_as_every_process_would_do_it(tmp_path):
+    def written(case, delta):
+        loss = keras.losses.Huber(delta=delta)
+        options = {"output_dir": tmp_path / case, "callbacks": lambda: 1 / 0}
+        with pytest.raises(ZeroDivisionError):
+            kbp.standard_prune(tiny(), DATA, macs=0.5, saliency="taylor", loss=loss, **options)
+        return json.loads((tmp_path / case / "settings.json").read_text())["loss"]
+
+    one, same, other = written("one", 1.0), written("same", 1.0), written("other", 2.0)
+    assert one == same != other
+    assert "huber" in one
+    assert " at 0x" not in one
