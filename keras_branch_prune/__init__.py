@@ -33,7 +33,15 @@ from keras_branch_prune.analysis import (
     count_parameters,
 )
 from keras_branch_prune.benchmarking import BenchmarkError, BenchmarkResult, benchmark
-from keras_branch_prune.branching import Fitting, Refinement, branch, merge, reconstruct, refine
+from keras_branch_prune.branching import (
+    Fitting,
+    Refinement,
+    branch,
+    merge,
+    reconstruct,
+    refine,
+    select,
+)
 from keras_branch_prune.exporting import (
     ExportError,
     export_litert,
@@ -48,6 +56,7 @@ from keras_branch_prune.planning import Latency, plan
 from keras_branch_prune.pruning import (
     PruningResult,
     Recipe,
+    RunFolder,
     prune,
     standard_prune,
     train_from_scratch,
@@ -90,6 +99,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "plan",
     "branch",
     "merge",
+    "select",
     "prune",
     "Recipe",
     "AlphaStepDecay",
@@ -145,6 +155,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "reestimate_batch_norm",
     # Whole runs, and what to compare them with.
     "PruningResult",
+    "RunFolder",
     "standard_prune",
     "train_from_scratch",
     # Exports and files.

@@ -14,7 +14,6 @@ from keras_branch_prune.analysis.groups import (
     ChannelGroup,
     analyse,
     analyse_prunable,
-    check_weights,
 )
 from keras_branch_prune.analysis.narrowing import (
     Narrowing,
@@ -23,7 +22,12 @@ from keras_branch_prune.analysis.narrowing import (
     spread,
     without_numbers,
 )
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, check_plan, fingerprint
+from keras_branch_prune.analysis.pruning_plan import (
+    GroupPlan,
+    PruningPlan,
+    analyse_for_plan,
+    fingerprint,
+)
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 
 __all__ = [
@@ -36,9 +40,8 @@ __all__ = [
     "PruningPlan",
     "Selectors",
     "analyse",
+    "analyse_for_plan",
     "analyse_prunable",
-    "check_plan",
-    "check_weights",
     "count_macs",
     "count_parameters",
     "fingerprint",

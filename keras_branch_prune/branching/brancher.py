@@ -22,25 +22,10 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.analysis import (
-    Analysis,
-    Narrowing,
-    PruningPlan,
-    analyse,
-    check_plan,
-    check_weights,
-)
+from keras_branch_prune.analysis import Analysis, Narrowing, PruningPlan, analyse_for_plan
 from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
-from keras_branch_prune.graph import (
-    Call,
-    Graph,
-    ModelBuilder,
-    Unit,
-    Value,
-    canonical,
-    unique_name,
-)
+from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value, unique_name
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap, check_stochastic, narrow_name
 from keras_branch_prune.rules import LinearRule, rule_for
 
@@ -81,11 +66,8 @@ def branch(
             `seed` is of the wrong type.
     """
     check_stochastic(stochastic, seed)
-    graph = canonical(model)
-    check_weights(graph)
-    analysis = analyse(graph)
-    check_plan(plan, analysis)
-    frozen = [] if train_original else _trainable_layers(graph)
+    analysis = analyse_for_plan(model, plan)
+    frozen = [] if train_original else _trainable_layers(analysis.graph)
     chance = {"stochastic": stochastic, "seed": seed}
     branched = _Brancher(analysis, plan.kept, frozen, chance).build()
     if calibration is not None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.analysis import Analysis, ChannelGroup, narrowed_graph
+from keras_branch_prune.analysis import Analysis, ChannelGroup
 from keras_branch_prune.benchmarking import latency_cost, layer_latencies
-from keras_branch_prune.graph import build_model, fuse
+from keras_branch_prune.branching import select_channels
 from keras_branch_prune.planning.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.planning.cost_model import CostModel
 from keras_branch_prune.planning.latency_search import LatencySearch, latency_share, meet_latency
@@ -110,7 +110,7 @@ class WidthSearch:
         def compact(cost_share: float) -> keras.Model:
             widths = self._within(costs, cost_share, ranking)
             kept = {name: ranking.kept(name, width) for name, width in widths.items()}
-            return build_model(fuse(narrowed_graph(self.analysis, kept)))
+            return select_channels(self.analysis, kept)
 
         search = meet_latency(
             compact,

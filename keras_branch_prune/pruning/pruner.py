@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from keras_branch_prune.alpha import AlphaBacktracking, AlphaCallback, AlphaLine
 from keras_branch_prune.analysis import PruningPlan
 from keras_branch_prune.branching import branch, merge, refine
 from keras_branch_prune.layers import get_alpha
+from keras_branch_prune.pruning.pruning_run import PruningRun
 from keras_branch_prune.pruning.recipe import Recipe
-from keras_branch_prune.pruning.result import PruningResult, result_of
-from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
-from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned, with_losses
-from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
+from keras_branch_prune.pruning.result import PruningResult
+from keras_branch_prune.pruning.trainer import Callbacks, Compile, Trainer, compile_like
 from keras_branch_prune.training import ReestimateBatchNorm, reestimate_batch_norm
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking
@@ -34,7 +32,7 @@ def prune(
     recipe: Recipe | None = None,
     test: Any = None,
     compile: Compile | None = None,
-    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple,
+    callbacks: Callbacks = tuple,
     verbose: Any = "auto",
     **target: Any,
 ) -> PruningResult:
@@ -81,13 +79,11 @@ def prune(
         )
     _check_samples(recipe, target)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
-    run = RunFolder(output_dir, run_settings(model, recipe, target, alpha=_described(alpha)))
-    plan = planned(run, model, trainer, target)
-    start = functools.partial(_start, model, plan, trainer, target)
-    blend = functools.partial(_blend, run, start, model, trainer, alpha)
-    branched = run.stage("branched", blend)
-    run.stage("compact", functools.partial(finetuned, lambda: merge(branched), model, trainer))
-    return result_of(run, model, plan, ("branched", "compact"), trainer, test)
+    run = PruningRun.start(output_dir, model, trainer, target, alpha=_describe(alpha))
+    plan = run.make_plan()
+    branched = run.folder.stage("branched", lambda backup: _blend(run, plan, alpha, backup))
+    run.finetune("compact", lambda: merge(branched))
+    return run.make_result(plan, ("branched", "compact"), test)
 
 
 def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
@@ -102,13 +98,11 @@ def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
             )
 
 
-def _start(
-    model: keras.Model, plan: PruningPlan, trainer: Trainer, target: Mapping[str, Any], _: Path
-) -> keras.Model:
+def _branch(run: PruningRun, plan: PruningPlan) -> keras.Model:
     """Returns the branched model as blending begins with it."""
-    recipe, data = trainer.recipe, calibration_data(trainer, target)
+    recipe, data = run.trainer.recipe, run.calibration()
     branched = branch(
-        model,
+        run.model,
         plan,
         calibration=data,
         train_original=recipe.train_original,
@@ -121,19 +115,15 @@ def _start(
 
 
 def _blend(
-    run: RunFolder,
-    start: Callable[[Path], keras.Model],
-    original: keras.Model,
-    trainer: Trainer,
-    alpha: AnyAlphaCallback,
-    backup: Path,
+    run: PruningRun, plan: PruningPlan, alpha: AnyAlphaCallback, backup: Path
 ) -> keras.Model:
     """Returns the branched model after α has fallen to 0."""
-    branched, recipe = run.stage("start", start), trainer.recipe
+    branched = run.folder.stage("start", lambda _: _branch(run, plan))
+    trainer, recipe = run.trainer, run.trainer.recipe
     samples = _samples_for_statistics(trainer)
     statistics = [] if samples is None else [ReestimateBatchNorm(samples, recipe.batch_size)]
     trainer.fit(
-        with_losses(branched, original, recipe, recipe.matching),
+        run.with_losses(branched, recipe.matching),
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
@@ -144,7 +134,7 @@ def _blend(
         raise RuntimeError(
             f"α is still {get_alpha(branched):g} after at most {recipe.blend_epochs} epochs: allow "
             "more `blend_epochs`, larger steps, or a larger fall of the metric, with another "
-            f"`output_dir` than '{run.folder}'."
+            f"`output_dir` than '{run.folder.root}'."
         )
     if samples is not None:
         # α became 0 after the last epoch's statistics were taken.
@@ -177,7 +167,7 @@ def _is_done(alpha: AnyAlphaCallback, model: keras.Model) -> bool:
     return alpha.finished if judged else get_alpha(model) == 0
 
 
-def _described(callback: keras.callbacks.Callback) -> str:
+def _describe(callback: keras.callbacks.Callback) -> str:
     """Returns class and arguments of a callback that was not used yet."""
     arguments = {k: v for k, v in vars(callback).items() if k[0] != "_" and v is not None}
     listed = ", ".join(f"{name}={value!r}" for name, value in sorted(arguments.items()))

@@ -18,7 +18,7 @@ from keras_branch_prune.analysis import (
     fingerprint,
     in_scope,
 )
-from keras_branch_prune.branching import branch, merge, reconstruct
+from keras_branch_prune.branching import branch, merge
 from keras_branch_prune.common import check_share, format_table
 from keras_branch_prune.data import Batch, read_batches
 from keras_branch_prune.layers import set_alpha
@@ -200,7 +200,7 @@ class _Trial:
     def _compact(self, group: ChannelGroup, width: int) -> keras.Model:
         kept = self._ranking.kept(group.name, width)
         groups = (GroupPlan(group.name, group.channels, kept),)
-        branched = branch(self._model, PruningPlan(self._model.name, self._fingerprint, (), groups))
-        reconstruct(branched, iter(self._batches))
+        plan = PruningPlan(self._model.name, self._fingerprint, (), groups)
+        branched = branch(self._model, plan, calibration=iter(self._batches))
         set_alpha(branched, 0)
         return merge(branched, verify=False)

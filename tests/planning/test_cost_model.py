@@ -73,9 +73,7 @@ def test_it_equals_the_costs_of_the_compact_model(name):
     widths = random_widths(analysis, np.random.default_rng(5), share=1.0)
     channels = {group.name: group.channels for group in analysis.groups}
     ratios = {group: width / channels[group] for group, width in widths.items()}
-    branched = kbp.branch(model, kbp.plan(model, width=ratios))
-    kbp.set_alpha(branched, 0)
-    costs = model_costs(kbp.merge(branched))
+    costs = model_costs(kbp.select(model, kbp.plan(model, width=ratios)))
     assert CostModel(analysis, "params").cost(widths) == costs.parameters
     assert CostModel(analysis, "macs").cost(widths) == costs.macs
 

@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.benchmarking.layer_latency import LayerLatencies
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.planning import planner, targets
+from keras_branch_prune.planning import planner, targets, width_search
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
@@ -21,12 +21,6 @@ NAMED = "`width`, `params`, `macs`, `latency` must be given"
 def samples(model: keras.Model, number: int = 64, seed: int = 0) -> np.ndarray:
     shape = (number, *model.input_shape[1:])
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def compact(model: keras.Model, plan: kbp.PruningPlan) -> keras.Model:
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0.0)
-    return kbp.merge(branched, verify=False)
 
 
 def widths(plan: kbp.PruningPlan) -> dict[str, int]:
@@ -91,7 +85,7 @@ def test_bad_arguments_are_found_before_data_is_read(options, message):
 def test_budgets_are_used_and_kept(target, share, allocation):
     model = wide()
     plan = kbp.plan(model, **{target: share}, allocation=allocation)
-    small = compact(model, plan)
+    small = kbp.select(model, plan)
     assert 0.99 * share <= COUNTS[target](small) / COUNTS[target](model) <= share
     assert (target, share) in plan.target
     assert ("allocation", allocation) in plan.target
@@ -279,8 +273,8 @@ def clock(monkeypatch):
         measured.append((batch_size, threads))
         return 0.1 + 0.9 * kbp.count_macs(small) / kbp.count_macs(original)
 
-    monkeypatch.setattr(targets, "layer_latencies", latencies)
-    monkeypatch.setattr(targets, "latency_share", share)
+    monkeypatch.setattr(width_search, "layer_latencies", latencies)
+    monkeypatch.setattr(width_search, "latency_share", share)
     monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
     monkeypatch.setattr(planner, "block_size", lambda dtype: 1)
     return measured
@@ -293,7 +287,7 @@ def clock(monkeypatch):
 def test_a_latency_is_met(clock, latency, allocation):
     model = wide()
     plan = kbp.plan(model, latency=latency, allocation=allocation)
-    share = 0.1 + 0.9 * kbp.count_macs(compact(model, plan)) / kbp.count_macs(model)
+    share = 0.1 + 0.9 * kbp.count_macs(kbp.select(model, plan)) / kbp.count_macs(model)
     asked = latency if isinstance(latency, kbp.Latency) else kbp.Latency(latency)
     assert share == pytest.approx(asked.share or 0.3, rel=0.05)
     record = dict(plan.target)
@@ -335,7 +329,7 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
 
 
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
-    monkeypatch.setattr(targets, "latency_share", lambda *_, **__: 1.0)
+    monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
         kbp.plan(wide(), latency=0.5)
     with warnings.catch_warnings():
