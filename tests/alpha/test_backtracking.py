@@ -356,6 +356,15 @@ def test_a_reference_given_anew_counts(tmp_path):
     assert callback.get_state()["reference"] == 0.5
 
 
+def test_a_state_of_an_earlier_version_is_taken_over():
+    """The keys, and a last good α without its state, as they were written before."""
+    state = {"finished": True, "gave_up": False, "reference": 0.9, "step": 0.2, "series": 1}
+    callback = kbp.AlphaBacktracking()
+    callback.set_state({**state, "good": None, "good_alpha": 0.1})
+    assert callback.finished
+    assert callback.get_state() == {**state, "good": None, "good_alpha": 0.0}
+
+
 # Arguments
 
 
