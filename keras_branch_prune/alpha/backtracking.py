@@ -35,9 +35,9 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     Logged are `alpha` and `alpha_step`, α and the step size in force during the epoch, and
     `alpha_rollback`, 1 if a step was taken back at its end. The `Alpha` layer counts the steps that
-    were not taken back. Restoring the optimizer also restores its learning rate. `StopAtAlphaZero`
-    would stop before α = 0 has proved itself; look at `finished` instead. To resume a killed run,
-    name this callback in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
+    were not taken back. Restoring the optimizer also restores its learning rate. To end training
+    where α = 0 has proved itself, add `StopAtAlphaZero(decay)` with this callback as `decay`. To
+    resume a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].
@@ -50,7 +50,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     Attributes:
         search: The numbers of the search.
-        finished: Whether α = 0 has been reached and found good.
+        finished: Whether nothing is left to do: α = 0 has been reached and found good, or
+            `gave_up`.
         gave_up: Whether the last `fit` ended because no step was small enough.
 
     Raises:
@@ -82,8 +83,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     @property
     def finished(self) -> bool:
-        """Whether α = 0 has been reached and found good."""
-        return self.search.reached_zero
+        """Whether α = 0 has been reached and found good, or the search gave up."""
+        return self.search.finished
 
     @property
     def gave_up(self) -> bool:

@@ -115,6 +115,11 @@ class BacktrackingSearch:
         reference = math.nan if self.best_at_start is None else self.best_at_start
         return reference + (self.max_drop if self.mode == "min" else -self.max_drop)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: α = 0 was found good, or the search gave up."""
+        return self.reached_zero or self.gave_up
+
     def judge(self, metric: float, alpha: float, waited: int) -> tuple[Verdict, float]:
         """Judges an epoch.
 
