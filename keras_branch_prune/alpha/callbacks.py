@@ -27,9 +27,9 @@ class Decay(Protocol):
 class AlphaCallback(keras.callbacks.Callback):
     """Lets α fall along a schedule, one step whenever a step is due.
 
-    Without `monitor`, a step is due every `every` epochs or batches. With `monitor`, it is due when
-    that metric has not improved for `patience` epochs at the current α, counted as
-    `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
+    By default a step is an epoch; `every` and `unit` make it several epochs, or batches. With
+    `monitor`, a step is due when that metric has not improved for `patience` epochs at the current
+    α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
 
     `logs["alpha"]` is the α in force during the epoch, so that the progress bar, `History` and
     `CSVLogger` show it. With `unit="batch"` it is also the α of the batch, and that of the epoch is

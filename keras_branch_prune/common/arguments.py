@@ -15,12 +15,12 @@ def require_number(name: str, value: Any, in_range: Callable[[Any], bool], expec
     return float(value)
 
 
-def require_integer(name: str, value: Any, at_least: int) -> int:
+def require_integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int:
     """Returns `value` as an integer, or raises `ValueError` unless it is one in range."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {at_least}. Received: {name}={value!r}"
-        )
+    integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not integer or value < at_least or (at_most is not None and value > at_most):
+        bounds = f"of at least {at_least}" if at_most is None else f"in [{at_least}, {at_most}]"
+        raise ValueError(f"`{name}` must be an integer {bounds}. Received: {name}={value!r}")
     return int(value)
 
 
