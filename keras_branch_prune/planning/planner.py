@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from keras_branch_prune.analysis import (
 from keras_branch_prune.benchmarking import block_size
 from keras_branch_prune.planning.targets import Latency, Record, one_target
 from keras_branch_prune.planning.width_search import WidthSearch
-from keras_branch_prune.planning.widths import Widths, width_limits
+from keras_branch_prune.planning.widths import GivenLimits, WidthLimits, width_limits
 from keras_branch_prune.saliency import SALIENCIES, Ranking, rank
 
 _CURVE_POINTS = 32
@@ -37,8 +38,8 @@ def plan(
     latency: float | Latency | None = None,
     allocation: str = "uniform",
     round_to: int | str | None = None,
-    floors: Widths | None = None,
-    ceilings: Widths | None = None,
+    floors: GivenLimits | None = None,
+    ceilings: GivenLimits | None = None,
     include: Selectors = None,
     exclude: Selectors = None,
     scope: str | Sequence[str] | None = None,
@@ -110,18 +111,28 @@ def plan(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
     )
     multiple = block_size(model.compute_dtype) if isinstance(round_to, str) else round_to
-    limits = (
-        width_limits(*pair, selected) for pair in (("floors", floors), ("ceilings", ceilings))
+    limits = WidthLimits(
+        multiple,
+        width_limits("floors", floors, selected),
+        width_limits("ceilings", ceilings, selected),
+        analysis.heads(),
     )
-    search = WidthSearch(analysis, selected, target, value, allocation, multiple, *limits)
+    search = WidthSearch(analysis, selected, target, value, allocation, limits)
     ranking = rank(analysis, selected, saliency, calibration, loss, seed)
     widths, found = search.widths(model, ranking)
+    if found is not None and not found.met:
+        warnings.warn(
+            f"`latency` was not met: {found.latency_share:.3f} of the original's was measured, "
+            f"not {found.target:.3f}, and the plan stays at that.",
+            stacklevel=2,
+        )
     narrowed = [group for group in selected if widths[group.name] < group.channels]
     ranking.check_samples({group.name: widths[group.name] for group in narrowed})
     groups = tuple(_group_plan(group, widths[group.name], ranking) for group in narrowed)
     made: Record = (
         *_record(target, value),
-        *found,
+        *_record("cost_share", found and found.cost_share),
+        *_record("latency_measured", found and found.latency_share),
         *_record("allocation", None if target == "width" else allocation),
         ("round_to", round_to),
         *_record("block_size", multiple if round_to == "auto" else None),

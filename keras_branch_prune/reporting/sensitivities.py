@@ -22,7 +22,7 @@ from keras_branch_prune.branching import branch, merge, reconstruct
 from keras_branch_prune.common import check_share, format_table
 from keras_branch_prune.data import Batch, read_batches
 from keras_branch_prune.layers import set_alpha
-from keras_branch_prune.planning import nearest_width
+from keras_branch_prune.planning import WidthLimits
 from keras_branch_prune.saliency import Ranking, rank
 
 Metric = Callable[[keras.Model], float]
@@ -155,7 +155,7 @@ def sensitivity(
     found = []
     trial = None if batches is None else _Trial(model, analysis, ranking, batches, metric)
     for group in groups:
-        kept = tuple(nearest_width(group, ratio, None) for ratio in ratios)
+        kept = tuple(WidthLimits().nearest(group, ratio) for ratio in ratios)
         narrow = [width for width in kept if width < group.channels]
         ranking.check_samples({group.name: max(narrow, default=0)})
         values = trial.metrics(group, kept) if trial else ranking.errors[group.name][list(kept)]

@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.benchmarking.layer_latency import LayerLatencies
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.planning import planner, targets
+from keras_branch_prune.planning import planner, targets, width_search
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
@@ -58,6 +58,8 @@ def test_there_is_one_target(options, received):
         ({"params": 0.0}, r"`params` must be a number in \(0, 1\). Received: 0.0"),
         ({"macs": 1}, r"`macs` must be a number in \(0, 1\). Received: 1"),
         ({"macs": "half"}, "`macs` .* Received: 'half'"),
+        ({"params": float("nan")}, "`params` .* Received: nan"),
+        ({"macs": True}, "`macs` .* Received: True"),
         ({"latency": 1.5}, r"`latency` must be a number in \(0, 1\). Received: 1.5"),
         ({"latency": True}, "`latency` .* Received: True"),
         ({"params": 0.5, "allocation": "fair"}, "`allocation` must be .* Received: 'fair'"),
@@ -279,8 +281,8 @@ def clock(monkeypatch):
         measured.append((batch_size, threads))
         return 0.1 + 0.9 * kbp.count_macs(small) / kbp.count_macs(original)
 
-    monkeypatch.setattr(targets, "layer_latencies", latencies)
-    monkeypatch.setattr(targets, "latency_share", share)
+    monkeypatch.setattr(width_search, "layer_latencies", latencies)
+    monkeypatch.setattr(width_search, "latency_share", share)
     monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
     monkeypatch.setattr(planner, "block_size", lambda dtype: 1)
     return measured
@@ -334,8 +336,15 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
     assert widths(plan) == lowest
 
 
+def test_floors_that_leave_nothing_are_found_before_a_latency_is_looked_for(clock):
+    message = "`latency` must be at least 1.0000: .* Received: 0.999999999"
+    with pytest.raises(ValueError, match=message):
+        kbp.plan(wide(), latency=0.5, floors=1.0)
+    assert clock == []
+
+
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
-    monkeypatch.setattr(targets, "latency_share", lambda *_, **__: 1.0)
+    monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
         kbp.plan(wide(), latency=0.5)
     with warnings.catch_warnings():
