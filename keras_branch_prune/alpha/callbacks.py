@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_branch_prune.alpha import schedules
-from keras_branch_prune.common import number_up_to, require_integer
+from keras_branch_prune.common import number_up_to, require, require_choice, require_integer
 from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
 from keras_branch_prune.training import direction, improves, report_missing
 
@@ -74,12 +74,9 @@ class AlphaCallback(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
-        if not isinstance(schedule, schedules.AlphaSchedule):
-            raise ValueError(
-                f"`schedule` must be an AlphaSchedule. Received: schedule={schedule!r}"
-            )
-        if unit not in ("epoch", "batch"):
-            raise ValueError(f"`unit` must be 'epoch' or 'batch'. Received: unit={unit!r}")
+        is_schedule = isinstance(schedule, schedules.AlphaSchedule)
+        require(is_schedule, "schedule", schedule, "an AlphaSchedule")
+        require_choice("unit", unit, ("epoch", "batch"))
         if monitor is not None and (unit != "epoch" or every != 1):
             raise ValueError(
                 "`monitor` cannot be combined with `every` or `unit='batch'`: a step is due when "

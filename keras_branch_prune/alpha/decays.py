@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_branch_prune.alpha import schedules
 from keras_branch_prune.alpha.callbacks import AlphaCallback
+from keras_branch_prune.common import require
 
 
 class AlphaStepDecay(AlphaCallback):
@@ -93,8 +94,7 @@ class AlphaReduceOnPlateau(AlphaCallback):
         threshold: float = 0.015,
         **options: Any,
     ):
-        if monitor is None:
-            raise ValueError("`monitor` must be the name of a metric. Received: monitor=None")
+        require(monitor is not None, "monitor", monitor, "the name of a metric")
         schedule = schedules.MultiplicativeDecay(factor, threshold=threshold)
         super().__init__(schedule, monitor=monitor, patience=patience, **options)
 
@@ -129,8 +129,7 @@ def make_alpha_callback(
     Example:
         >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
     """
-    if schedule not in _CALLBACKS:
-        raise ValueError(f"`schedule` must be a ScheduleType. Received: schedule={schedule!r}")
+    require(schedule in _CALLBACKS, "schedule", schedule, "a ScheduleType")
     if isinstance(parameter, float) and parameter.is_integer():
         parameter = int(parameter)
     arguments = () if parameter is None else (parameter,)

@@ -8,7 +8,7 @@ import enum
 import fractions
 import math
 
-from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
 
 _MAX_STEPS = 2**31 - 1  # The step is kept in an int32 variable.
 
@@ -133,7 +133,7 @@ class ExponentialDecay(AlphaSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("rate", self.rate, lambda x: 0 < x < math.inf, "a finite number above 0")
+        require_positive("rate", self.rate)
 
     def decay(self, step: int) -> float:
         """Returns `exp(−rate·step)`."""
@@ -152,7 +152,7 @@ class MultiplicativeDecay(AlphaSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("factor", self.factor, lambda x: 0 < x < 1, "a number in (0, 1)")
+        check_share("factor", self.factor)
 
     def decay(self, step: int) -> float:
         """Returns `factor ** step`."""

@@ -21,6 +21,7 @@ from keras_branch_prune.analysis import (
     selection_record,
 )
 from keras_branch_prune.benchmarking import block_size
+from keras_branch_prune.common import require_bool, require_integer
 from keras_branch_prune.planning.targets import Latency, Record, one_target
 from keras_branch_prune.planning.width_search import WidthSearch
 from keras_branch_prune.planning.widths import GivenLimits, WidthLimits, width_limits
@@ -101,7 +102,9 @@ def plan(
             finite or too little.
     """
     target, value = one_target(width=width, params=params, macs=macs, latency=latency)
-    _check_rounding(round_to)
+    if round_to not in (None, "auto"):
+        round_to = require_integer("round_to", round_to, at_least=1)
+    require_bool("residual", residual)
     saliency = saliency or ("l1" if calibration is None else "output_error")
     if target == "latency" and round_to is None:
         # Channels that only fill up a block of the kernels would be removed for nothing.
@@ -184,11 +187,3 @@ def _calibration_record(ranking: Ranking) -> Record:
 
 def _loss_name(loss: Any) -> str:
     return loss if isinstance(loss, str) else getattr(loss, "name", None) or loss.__name__
-
-
-def _check_rounding(round_to: Any) -> None:
-    whole = isinstance(round_to, int) and not isinstance(round_to, bool) and round_to >= 1
-    if not whole and round_to not in (None, "auto"):
-        raise ValueError(
-            f"`round_to` must be a positive integer, 'auto' or None. Received: {round_to!r}"
-        )

@@ -11,6 +11,7 @@ import keras
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup, narrowed_graph
 from keras_branch_prune.benchmarking import latency_cost, layer_latencies
+from keras_branch_prune.common import require_choice
 from keras_branch_prune.graph import build_model, fuse
 from keras_branch_prune.planning.allocation import ALLOCATIONS, allocate, check_reachable
 from keras_branch_prune.planning.cost_model import CostModel
@@ -45,10 +46,7 @@ class WidthSearch:
     limits: WidthLimits = dataclasses.field(default_factory=WidthLimits)
 
     def __post_init__(self) -> None:
-        if self.allocation not in ALLOCATIONS:
-            raise ValueError(
-                f"`allocation` must be one of {ALLOCATIONS}. Received: {self.allocation!r}"
-            )
+        require_choice("allocation", self.allocation, ALLOCATIONS)
         if isinstance(self.value, Mapping):
             check_ratios(self.value, self.analysis, self.groups)
         choices = self._choices

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras_branch_prune.analysis import ChannelGroup
-from keras_branch_prune.common import number_or_nan
+from keras_branch_prune.common import require_number
 
 GivenLimits = Mapping[str, float] | float
 """One limit for all groups or one per group name: whole numbers are channels, others shares."""
@@ -86,7 +86,7 @@ class WidthLimits:
         return multiple if multiple <= group.channels else group.conv_groups
 
     def nearest(self, group: ChannelGroup, ratio: float) -> int:
-        """Returns the width nearest to a ratio that rounding and the group's `conv_groups` allow."""
+        """Returns the width nearest to a ratio that rounding and `conv_groups` allow."""
         return round_width(group.channels * ratio, group.channels, self.multiple(group))
 
     def choices(self, groups: Sequence[ChannelGroup]) -> list[WidthChoices]:
@@ -156,14 +156,12 @@ def _check_names(argument: str, limits: Mapping[str, Any], groups: Sequence[Chan
 
 def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
     whole = isinstance(limit, numbers.Integral)
-    if not 0 < number_or_nan(limit) <= (channels if whole else 1):
-        raise ValueError(
-            f"`{argument}` must be shares in (0, 1], or whole numbers of channels up to those "
-            f"of the group. Received: {limit!r} for group '{name}', of {channels} channels"
-        )
+    highest = channels if whole else 1
+    expected = f"a share in (0, 1] of the {channels} channels, or a whole number of them"
+    exact = require_number(f"{argument}[{name!r}]", limit, lambda x: 0 < x <= highest, expected)
     if whole:
-        return int(limit)
-    exact = limit * channels
+        return int(exact)
+    exact *= channels
     if argument == "floors":
         return math.ceil(exact * (1 - ROUNDING))
     return max(1, math.floor(exact * (1 + ROUNDING)))

@@ -19,7 +19,7 @@ from keras_branch_prune.analysis import (
     in_scope,
 )
 from keras_branch_prune.branching import branch, merge, reconstruct
-from keras_branch_prune.common import check_share, format_table
+from keras_branch_prune.common import check_share, format_table, require
 from keras_branch_prune.data import Batch, read_batches
 from keras_branch_prune.layers import set_alpha
 from keras_branch_prune.planning import WidthLimits
@@ -164,12 +164,8 @@ def sensitivity(
 
 
 def _ratios(widths: Sequence[float]) -> tuple[float, ...]:
-    ratios = tuple(sorted(set(widths)))
-    if not ratios:
-        raise ValueError(f"`widths` must have a number. Received: {widths!r}")
-    for ratio in ratios:
-        check_share("widths", ratio)
-    return ratios
+    require(len(widths) > 0, "widths", widths, "a sequence of numbers, not empty")
+    return tuple(sorted({check_share("widths", ratio) for ratio in widths}))
 
 
 class _Trial:
