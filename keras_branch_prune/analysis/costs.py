@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from keras_branch_prune.common import require_integer
 from keras_branch_prune.graph import Graph, Unit, Value, build_model, canonical
 from keras_branch_prune.rules import layer_macs
 
@@ -135,8 +136,8 @@ def _checked(unit: Unit, value: Value, shape: Sequence[int]) -> tuple[int, ...]:
     fits = len(shape) == len(open_shape) and all(
         dim in (None, size) for dim, size in zip(open_shape, shape, strict=True)
     )
-    if not fits or any(isinstance(size, bool) or size < 1 for size in shape):
+    if not fits:
         raise ValueError(
             f"`input_shape` must fit input '{unit.name}', {open_shape}. Received: {tuple(shape)}"
         )
-    return tuple(shape)
+    return tuple(require_integer("input_shape", size, at_least=1) for size in shape)

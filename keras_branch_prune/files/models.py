@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.common import safe_mode_scope
+from keras_branch_prune.common import require_integer, safe_mode_scope
 from keras_branch_prune.files.archive import ModelFileError, read_archive
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.untrusted import check_config, count_parameters
@@ -43,18 +43,15 @@ def load_model(
         FileNotFoundError: There is no such file.
         IsADirectoryError: It is a directory.
         ModelFileError: It is not a Keras model, is corrupt, or is not safe to load.
-        ValueError: `max_parameters` is not a positive number.
+        ValueError: `max_parameters` is not a positive integer.
 
     Example:
     ```python
     model = load_model("vgg16.keras", max_parameters=20_000_000)
     ```
     """
-    if max_parameters is not None and max_parameters < 1:
-        raise ValueError(
-            "Argument `max_parameters` must be a positive integer or None. "
-            f"Received: max_parameters={max_parameters}"
-        )
+    if max_parameters is not None:
+        require_integer("max_parameters", max_parameters, at_least=1)
     path = _existing_file(path)
     objects = dict(custom_objects or {})
     try:

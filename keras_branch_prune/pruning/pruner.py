@@ -9,7 +9,12 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.alpha import AlphaBacktracking, AlphaCallback, AlphaLinearDecay
+from keras_branch_prune.alpha import (
+    AlphaBacktracking,
+    AlphaCallback,
+    AlphaLinearDecay,
+    StopAtAlphaZero,
+)
 from keras_branch_prune.analysis import PruningPlan
 from keras_branch_prune.branching import branch, merge, refine
 from keras_branch_prune.layers import get_alpha
@@ -122,13 +127,15 @@ def _blend(
     trainer, recipe = run.trainer, run.trainer.recipe
     samples = _samples_for_statistics(trainer)
     statistics = [] if samples is None else [ReestimateBatchNorm(samples, recipe.batch_size)]
+    # Whether it has finished is asked before `fit`.
+    alpha.set_model(branched)
     trainer.fit(
         run.with_losses(branched, recipe.matching),
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
-        callbacks=[alpha, _StopWhenDone(alpha), *statistics],
-        finished=lambda: _is_done(alpha, branched),
+        callbacks=[alpha, StopAtAlphaZero(alpha), *statistics],
+        finished=lambda: alpha.finished,
     )
     if get_alpha(branched) > 0:
         raise RuntimeError(
@@ -147,24 +154,6 @@ def _samples_for_statistics(trainer: Trainer) -> Any:
     recipe = trainer.recipe
     wanted = recipe.reestimate_batch_norm is not False and recipe.calibration_samples
     return trainer.calibration()[0] if wanted else None
-
-
-class _StopWhenDone(keras.callbacks.Callback):
-    """Ends training when α has reached 0 and, where steps are judged, has proved itself there."""
-
-    def __init__(self, alpha: AnyAlphaCallback):
-        super().__init__()
-        self._alpha = alpha
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops after the epoch at whose end that was so."""
-        if _is_done(self._alpha, self.model):
-            self.model.stop_training = True
-
-
-def _is_done(alpha: AnyAlphaCallback, model: keras.Model) -> bool:
-    judged = isinstance(alpha, AlphaBacktracking)
-    return alpha.finished if judged else get_alpha(model) == 0
 
 
 def _describe(callback: keras.callbacks.Callback) -> str:

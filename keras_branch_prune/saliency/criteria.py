@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_branch_prune.channels import ChannelRun
+from keras_branch_prune.common import require_choice
 from keras_branch_prune.rules import output_kernel
 from keras_branch_prune.saliency.features import GroupFeatures
 from keras_branch_prune.saliency.pivoting import pivots
@@ -179,8 +180,7 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     """
     if not callable(score):
         raise TypeError(f"`score` must be a function. Received: {score!r}")
-    if needs not in NEEDS:
-        raise ValueError(f"`needs` must be one of {NEEDS}. Received: {needs!r}")
+    require_choice("needs", needs, NEEDS)
     SALIENCIES[name] = Criterion(score, needs)
 
 

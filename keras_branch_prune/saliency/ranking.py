@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup
+from keras_branch_prune.common import require_choice, require_integer
 from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
@@ -82,7 +83,7 @@ def rank(
         TypeError: If `calibration` has another structure than the model's inputs.
         ValueError: If something is missing that the criterion needs, or does not fit.
     """
-    _check_needs(saliency, calibration, loss)
+    _check(saliency, calibration, loss, seed)
     loss = loss if SALIENCIES[saliency].needs == "loss" else None
     names = [group.name for group in groups]
     features = None
@@ -106,9 +107,9 @@ def _errors(seen: GroupFeatures | None, scores: np.ndarray, order: np.ndarray) -
     return pivots(seen.products, seen.sensitivity, order)[1]
 
 
-def _check_needs(saliency: str, calibration: Any, loss: Any) -> None:
-    if saliency not in SALIENCIES:
-        raise ValueError(f"`saliency` must be one of {sorted(SALIENCIES)}. Received: {saliency!r}")
+def _check(saliency: str, calibration: Any, loss: Any, seed: Any) -> None:
+    require_integer("seed", seed, at_least=0)
+    require_choice("saliency", saliency, sorted(SALIENCIES))
     needs = SALIENCIES[saliency].needs
     if needs != "weights" and calibration is None:
         raise ValueError(f"`calibration` must be given for saliency={saliency!r}. Received: None")

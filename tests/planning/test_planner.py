@@ -49,20 +49,31 @@ def test_there_is_one_target(options, received):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0.0}, r"`params` must be a number in \(0, 1\). Received: 0.0"),
-        ({"macs": 1}, r"`macs` must be a number in \(0, 1\). Received: 1"),
-        ({"macs": "half"}, "`macs` .* Received: 'half'"),
-        ({"latency": 1.5}, r"`latency` must be a number in \(0, 1\). Received: 1.5"),
-        ({"latency": True}, "`latency` .* Received: True"),
-        ({"params": 0.5, "allocation": "fair"}, "`allocation` must be .* Received: 'fair'"),
-        ({"width": 0.5, "allocation": None}, "`allocation` must be one of .* Received: None"),
-        ({"params": 0.5, "round_to": -4}, "`round_to` must be a positive .* Received: -4"),
-        ({"width": 0.5, "floors": 0.0}, r"`floors` must be shares .* Received: 0.0 for .* 'conv1'"),
-        ({"width": 0.5, "floors": 1.5}, "`floors` must be shares .* Received: 1.5"),
-        ({"width": 0.5, "floors": {"conv1": 9}}, "Received: 9 for group 'conv1', of 8 channels"),
-        ({"width": 0.5, "floors": {"conv1": "all"}}, "`floors` .* Received: 'all'"),
-        ({"width": 0.5, "ceilings": {"conv1": True}}, "`ceilings` must .* Received: True"),
-        ({"width": 0.5, "ceilings": np.nan}, "`ceilings` must .* Received: nan"),
+        ({"params": 0.0}, r"`params` must be a number in \(0, 1\). Received: params=0.0"),
+        ({"macs": 1}, r"`macs` must be a number in \(0, 1\). Received: macs=1"),
+        ({"macs": "half"}, "`macs` .* Received: macs='half'"),
+        ({"params": float("nan")}, "`params` .* Received: params=nan"),
+        ({"macs": True}, "`macs` .* Received: macs=True"),
+        ({"latency": 1.5}, r"`latency` must be a number in \(0, 1\). Received: latency=1.5"),
+        ({"latency": True}, "`latency` .* Received: latency=True"),
+        (
+            {"params": 0.5, "allocation": "fair"},
+            "`allocation` must .* Received: allocation='fair'",
+        ),
+        ({"width": 0.5, "allocation": None}, "`allocation` must be 'uniform' or 'global'. .*=None"),
+        (
+            {"params": 0.5, "round_to": -4},
+            "`round_to` must be an integer .*=-4",
+        ),
+        ({"width": 0.5, "floors": 0.0}, r"`floors\['conv1'\]` must be a share in \(0, 1\] .*=0.0"),
+        ({"width": 0.5, "floors": 1.5}, r"`floors\['conv1'\]` must be a share .*=1.5"),
+        (
+            {"width": 0.5, "floors": {"conv1": 9}},
+            "8 channels, or a whole number of them. .*=9",
+        ),
+        ({"width": 0.5, "floors": {"conv1": "all"}}, "`floors.* Received: floors.*='all'"),
+        ({"width": 0.5, "ceilings": {"conv1": True}}, r"`ceilings\['conv1'\]` must .*=True"),
+        ({"width": 0.5, "ceilings": np.nan}, r"`ceilings\['conv1'\]` must .*=nan"),
         ({"width": 0.5, "ceilings": {"head": 0.5}}, r"`ceilings` must name .* \['head'\]"),
         ({"macs": 0.5, "floors": {"no": 1}}, r"`floors` must name selected .* \['no'\]"),
         ({"macs": 0.5, "floors": 0.75, "ceilings": 0.5}, "must leave a width for group 'conv1'"),
@@ -328,6 +339,13 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
     assert widths(plan) == lowest
 
 
+def test_floors_that_leave_nothing_are_found_before_a_latency_is_looked_for(clock):
+    message = "`latency` must be at least 1.0000: .* Received: 0.999999999"
+    with pytest.raises(ValueError, match=message):
+        kbp.plan(wide(), latency=0.5, floors=1.0)
+    assert clock == []
+
+
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
     monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
@@ -342,13 +360,19 @@ def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
     [
         ({}, "takes either `share` or .* Received: share=None, milliseconds=None"),
         ({"share": 0.5, "milliseconds": 3.0}, "Received: share=0.5, milliseconds=3.0"),
-        ({"share": 2}, r"`latency` must be a number in \(0, 1\). Received: 2"),
-        ({"milliseconds": 0}, "`milliseconds` must be a positive number. Received: 0"),
-        ({"milliseconds": "5"}, "`milliseconds` must be .* Received: '5'"),
-        ({"milliseconds": float("inf")}, "`milliseconds` must be .* Received: inf"),
-        ({"share": 0.5, "batch_size": 0}, "`batch_size` must be a positive integer. Received: 0"),
-        ({"share": 0.5, "batch_size": None}, "`batch_size` must be .* Received: None"),
-        ({"share": 0.5, "threads": 0}, "`threads` must be a positive integer. Received: 0"),
+        ({"share": 2}, r"`share` must be a number in \(0, 1\). Received: share=2"),
+        ({"milliseconds": 0}, "`milliseconds` must be a positive number. Received: milliseconds=0"),
+        ({"milliseconds": "5"}, "`milliseconds` must be .* Received: milliseconds='5'"),
+        ({"milliseconds": float("inf")}, "`milliseconds` must be .* Received: milliseconds=inf"),
+        (
+            {"share": 0.5, "batch_size": 0},
+            "`batch_size` must be an integer of at least 1. .*=0",
+        ),
+        ({"share": 0.5, "batch_size": None}, "`batch_size` must be .* Received: batch_size=None"),
+        (
+            {"share": 0.5, "threads": 0},
+            "`threads` must be an integer of at least 1. .*=0",
+        ),
     ],
 )
 def test_bad_latencies(options, message):
@@ -368,5 +392,5 @@ def test_automatic_rounding_takes_the_block_of_this_machine(monkeypatch):
 
 
 def test_rounding_to_truth_is_refused():
-    with pytest.raises(ValueError, match="`round_to` must be a positive .* Received: True"):
+    with pytest.raises(ValueError, match="`round_to` must be an integer .*: round_to=True"):
         kbp.plan(build("mlp"), width=0.5, round_to=True)
