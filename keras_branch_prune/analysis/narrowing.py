@@ -119,18 +119,17 @@ class Narrowing:
         if layout is None:
             return call
         narrow = rule.narrow(call, layout, self._kept)
-        # Calls that share weights are tied and narrowed alike; others may differ in their layouts.
-        key = call.unit if call.unit.weights else (call.unit, layout)
+        # Weights depend on which channels there are, what a slice takes on their axis too.
+        key = (call.unit, layout.blocks if call.unit.weights else layout)
         return dataclasses.replace(narrow, unit=self._units.setdefault(key, narrow.unit))
 
     def _multiplied(self, rule: LinearRule, call: Call) -> Unit:
-        target, expands = self.layout(call.outputs[0]), {}
-        for role, value in rule.inputs(call).items():
-            layout = self.layout(value)
-            if layout is not None:
-                conv_groups = self._analysis.exits[value].conv_groups
-                expands[role] = layout.expand_map(self._kept, conv_groups)
-        if target is None:
-            return rule.multiply(call.unit, expands, None) if expands else call.unit
-        reduce = target.reduce_map(self._kept, rule.conv_groups(call.unit))
-        return rule.multiply(call.unit, expands, reduce)
+        exits, layout = self._analysis.exits, self.layout(call.outputs[0])
+        expands = {
+            role: entry.expand_map(self._kept, exits[value].conv_groups)
+            for role, value in rule.inputs(call).items()
+            if (entry := self.layout(value)) is not None
+        }
+        conv_groups = rule.conv_groups(call.unit)
+        reduce = layout.reduce_map(self._kept, conv_groups) if layout is not None else None
+        return rule.multiply(call.unit, expands, reduce) if expands or reduce else call.unit
