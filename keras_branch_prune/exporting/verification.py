@@ -52,7 +52,7 @@ def verify_reloaded(
 
     Args:
         model: What was exported.
-        names: SignatureNames of the inputs and outputs in the exported model.
+        names: Names of the inputs and outputs in the exported model.
         path: The exported model.
         runtime: What runs it: a key of `runtimes.RUNTIMES`.
         tolerance: The bar, if that of the model's dtypes is lower.
