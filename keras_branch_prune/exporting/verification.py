@@ -29,8 +29,8 @@ _UNUSABLE = "The exported model could not be used in a fresh process; nothing wa
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
 _TOLERANCE = 1e-5
 
-# A model that amplifies rounding, as some do on random inputs, may differ by so many times what its
-# own outputs are off in float32, but by no more than the share of the largest output.
+# Some models amplify rounding on random inputs. Their exports may be off by `_ROUNDINGS` times what
+# the model itself is off from float64, and by `_MOST` of the largest output at the most.
 _ROUNDINGS = 4
 _MOST = 1e-3
 
@@ -82,7 +82,7 @@ def _error(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def _rounding(model: keras.Model, inputs: Any, outputs: Any) -> float:
-    """Returns how far a model's outputs are from those in float64; 0 if it does not take that."""
+    """Returns how far a model's outputs are from those in float64; 0 if it cannot compute that."""
     exact = outputs_in_float64(build_model(canonical(model)), inputs)
     return 0.0 if exact is None else relative_error(exact, outputs)
 
