@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.alpha.backtracking_search import BacktrackingSearch, Verdict
+from keras_branch_prune.common import require
 from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, value_of
 from keras_branch_prune.training import (
     Snapshot,
@@ -50,9 +51,6 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     Attributes:
         search: The numbers of the search.
-        finished: Whether nothing is left to do: α = 0 has been reached and found good, or
-            `gave_up`.
-        gave_up: Whether the last `fit` ended because no step was small enough.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -74,8 +72,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
         **options: Any,
     ):
         super().__init__()
-        if not isinstance(monitor, str) or not monitor:
-            raise ValueError(f"`monitor` must name a metric. Received: monitor={monitor!r}")
+        named = isinstance(monitor, str) and monitor != ""
+        require(named, "monitor", monitor, "the name of a metric")
         self.monitor = monitor
         self.search = BacktrackingSearch(step_size, mode=direction(monitor, mode), **options)
         self.verbose = verbose
@@ -83,7 +81,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     @property
     def finished(self) -> bool:
-        """Whether α = 0 has been reached and found good, or the search gave up."""
+        """Whether nothing is left to do: α = 0 has been reached and found good, or `gave_up`."""
         return self.search.finished
 
     @property

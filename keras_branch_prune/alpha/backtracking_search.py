@@ -17,25 +17,19 @@ from keras_branch_prune.training import improves
 class Verdict(enum.Enum):
     """What follows from the metric of an epoch."""
 
-    ACCEPT = "accept"
-    """The metric is good: keep this state, and take a step down from it."""
-    FINISH = "finish"
-    """The metric is good at α = 0: nothing is left to do."""
-    WAIT = "wait"
-    """The metric is not good, and may still become so."""
-    TAKE_BACK = "take back"
-    """The step has failed: go back to the last good state, and take a smaller step from there."""
-    GIVE_UP = "give up"
-    """The step has failed, and so has every step that is not too small: go back and stop."""
+    ACCEPT = "accept"  # Good: keep this state, and take a step down from it.
+    FINISH = "finish"  # Good at α = 0: nothing is left to do.
+    WAIT = "wait"  # Not good, but it may still become so.
+    TAKE_BACK = "take back"  # Failed: back to the last good state, and a smaller step from there.
+    GIVE_UP = "give up"  # Failed, and the next step would be too small: go back and stop.
 
 
 @dataclasses.dataclass
 class BacktrackingSearch:
     """Lowers α by steps whose size adapts, and takes back those that cost too much.
 
-    Between epochs it knows the size of the next step, how many steps in a row were good, the
-    reference and the last good α. α itself, and the state of a model at the last good α, are kept
-    by whoever asks it, such as `AlphaBacktracking`.
+    α itself, and the state of the model at the last good α, are kept by who asks, such as
+    `AlphaBacktracking`.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,15 +13,6 @@ from keras_branch_prune.alpha import schedules
 from keras_branch_prune.common import number_up_to, require, require_choice, require_integer
 from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
 from keras_branch_prune.training import direction, improves, report_missing
-
-
-class Decay(Protocol):
-    """What every α callback tells."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it will not move α any more."""
-        ...
 
 
 class AlphaCallback(keras.callbacks.Callback):
@@ -49,9 +40,6 @@ class AlphaCallback(keras.callbacks.Callback):
             name.
         min_delta: Smallest change of the metric that counts as an improvement, at least 0.
         verbose: 1 prints every step, 0 nothing.
-
-    Attributes:
-        finished: Whether α is 0, so that nothing is left to do.
 
     Raises:
         ValueError: If an argument is out of range, or arguments contradict each other.
@@ -100,7 +88,7 @@ class AlphaCallback(keras.callbacks.Callback):
 
     @property
     def finished(self) -> bool:
-        """Whether α of the model is 0; False before the callback has a model."""
+        """Whether α of the model is 0, so that nothing is left to do; False without a model."""
         return self.model is not None and get_alpha(self.model) == 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -193,7 +181,7 @@ class StopAtAlphaZero(keras.callbacks.Callback):
             has α = 0 prove itself. `None` stops as soon as α is 0.
 
     Raises:
-        TypeError: If `decay` is no α callback.
+        ValueError: If `decay` is no α callback.
 
     Example:
         >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
@@ -201,10 +189,10 @@ class StopAtAlphaZero(keras.callbacks.Callback):
         ...              callbacks=[decay, keras_branch_prune.StopAtAlphaZero(decay)])
     """
 
-    def __init__(self, decay: Decay | None = None):
+    def __init__(self, decay: keras.callbacks.Callback | None = None):
         super().__init__()
-        if decay is not None and not hasattr(decay, "finished"):
-            raise TypeError(f"`decay` must be an α callback or None. Received: decay={decay!r}")
+        known = decay is None or hasattr(decay, "finished")
+        require(known, "decay", decay, "an α callback or None")
         self._decay = decay
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.common import number_up_to, require_positive
+from keras_branch_prune.common import number_up_to, require, require_positive
 from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.training.soft_targets import (
     KINDS,
@@ -266,12 +266,10 @@ def _relative_square(original: Any, pruned: Any) -> Any:
 
 
 def _check_models(model: Any, teacher: Any) -> None:
-    if not isinstance(model, keras.Model) or getattr(model, "outputs", None) is None:
-        raise ValueError(
-            f"`model` must be a built functional or Sequential model. Received: {model!r}"
-        )
-    if teacher is not None and (not isinstance(teacher, keras.Model) or teacher is model):
-        raise ValueError(f"`teacher` must be another Keras model or None. Received: {teacher!r}")
+    built = isinstance(model, keras.Model) and getattr(model, "outputs", None) is not None
+    require(built, "model", model, "a built functional or Sequential model")
+    other = teacher is None or (isinstance(teacher, keras.Model) and teacher is not model)
+    require(other, "teacher", teacher, "another Keras model or None")
 
 
 def _check_outputs(outputs: Any, taught: Any) -> None:
@@ -286,8 +284,6 @@ def _check_outputs(outputs: Any, taught: Any) -> None:
 
 
 def _loss_kind(kind: Any) -> Any:
-    if not callable(kind) and not isinstance(kind, str):
-        raise ValueError(
-            f"`loss` must be one of {KINDS} or a Keras loss, or one per output. Received: {kind!r}"
-        )
+    valid = callable(kind) or isinstance(kind, str)
+    require(valid, "loss", kind, f"one of {KINDS} or a Keras loss, or one per output")
     return kind

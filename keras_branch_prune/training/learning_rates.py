@@ -9,6 +9,7 @@ import keras
 
 from keras_branch_prune.common import (
     number_up_to,
+    require,
     require_integer,
     require_number,
     require_positive,
@@ -109,8 +110,8 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         verbose: int = 0,
     ):
         super().__init__()
-        if not isinstance(monitor, str) or not monitor:
-            raise ValueError(f"`monitor` must name a metric. Received: monitor={monitor!r}")
+        named = isinstance(monitor, str) and monitor != ""
+        require(named, "monitor", monitor, "the name of a metric")
         self.monitor = monitor
         self.factor = require_number(
             "factor", factor, lambda x: 1 < x < math.inf, "a finite number above 1"

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.common import number_up_to
+from keras_branch_prune.common import number_up_to, require
 from keras_branch_prune.layers import PACKAGE, is_inside_narrow, is_map_weight, share_of
 
 
@@ -53,11 +53,8 @@ class ScaledRates(keras.optimizers.Optimizer):
         pruned: float = 1.0,
         name: str | None = None,
     ):
-        if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
-            raise ValueError(
-                "`inner_optimizer` must be a keras.optimizers.Optimizer. "
-                f"Received: inner_optimizer={inner_optimizer!r}"
-            )
+        valid = isinstance(inner_optimizer, keras.optimizers.Optimizer)
+        require(valid, "inner_optimizer", inner_optimizer, "a keras.optimizers.Optimizer")
         if inner_optimizer.use_ema:
             raise ValueError(
                 "`inner_optimizer` must not average the weights, because it would average them "

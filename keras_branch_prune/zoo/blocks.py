@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_branch_prune.common import require_integer
+from keras_branch_prune.common import require, require_integer
 
 
 def convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
@@ -32,10 +32,9 @@ def require_widths(name: str, widths: Any, at_least: int) -> tuple[int, ...]:
         widths: A sequence of positive integers.
         at_least: How many there must be.
     """
-    if not isinstance(widths, Sequence) or isinstance(widths, str) or len(widths) < at_least:
-        raise ValueError(
-            f"`{name}` must be a sequence of at least {at_least} integers. Received: {widths!r}"
-        )
+    several = isinstance(widths, Sequence) and not isinstance(widths, str)
+    enough = several and len(widths) >= at_least
+    require(enough, name, widths, f"a sequence of at least {at_least} integers")
     return tuple(require_integer(name, width, at_least=1) for width in widths)
 
 
@@ -47,8 +46,8 @@ def require_image_shape(name: str, shape: Any, multiple_of: int = 1) -> tuple[in
         shape: A sequence of three positive integers.
         multiple_of: What height and width must be multiples of.
     """
-    if not isinstance(shape, Sequence) or len(shape) != 3:
-        raise ValueError(f"`{name}` must be (height, width, channels). Received: {shape!r}")
+    three = isinstance(shape, Sequence) and len(shape) == 3
+    require(three, name, shape, "(height, width, channels)")
     height, width, channels = (require_integer(name, size, at_least=1) for size in shape)
     if height % multiple_of or width % multiple_of:
         raise ValueError(

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import number_up_to, require_integer
+from keras_branch_prune.common import number_up_to, require, require_integer
 
 
 class DCGAN(keras.Model):
@@ -234,9 +234,7 @@ def _shapes(argument: str, model: Any) -> tuple[tuple, tuple]:
     """Returns the shapes of a model's one input and one output, or raises `ValueError`."""
     inputs: Any = getattr(model, "inputs", None) or ()
     outputs: Any = getattr(model, "outputs", None) or ()
-    if not isinstance(model, keras.Model) or (len(inputs), len(outputs)) != (1, 1):
-        raise ValueError(
-            f"`{argument}` must be a built functional or Sequential model of one input and one "
-            f"output. Received: {model!r}"
-        )
+    fits = isinstance(model, keras.Model) and (len(inputs), len(outputs)) == (1, 1)
+    expected = "a built functional or Sequential model of one input and one output"
+    require(fits, argument, model, expected)
     return tuple(inputs[0].shape), tuple(outputs[0].shape)

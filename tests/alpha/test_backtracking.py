@@ -384,8 +384,8 @@ def test_a_state_of_an_earlier_version_is_taken_over():
     [
         ({"step_size": 0}, r"`step_size` must be a number in \(0, 1\]\. Received: step_size=0"),
         ({"step_size": 1.5}, "`step_size` must"),
-        ({"monitor": ""}, "`monitor` must name a metric"),
-        ({"monitor": None}, "`monitor` must name a metric"),
+        ({"monitor": ""}, "`monitor` must be the name of a metric"),
+        ({"monitor": None}, "`monitor` must be the name of a metric"),
         ({"max_drop": -0.1}, "`max_drop` must be a number of at least 0"),
         ({"max_drop": math.nan}, "`max_drop` must"),
         ({"patience": 0}, "`patience` must be an integer of at least 1"),

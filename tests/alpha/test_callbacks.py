@@ -260,7 +260,7 @@ def test_training_stops_at_alpha_zero(given):
 
 def test_stops_for_nothing_but_an_alpha_callback():
     message = "`decay` must be an α callback or None. Received: decay="
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(ValueError, match=message):
         kbp.StopAtAlphaZero(keras.callbacks.History())
 
 

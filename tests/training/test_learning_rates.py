@@ -246,7 +246,7 @@ def test_resumes(tmp_path, make, killed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"monitor": None}, "`monitor` must name a metric"),
+        ({"monitor": None}, "`monitor` must be the name of a metric"),
         ({"factor": 1.0}, r"`factor` must be a finite number above 1\. Received: factor=1.0"),
         ({"patience": -1}, "`patience` must be an integer of at least 0"),
         ({"decay_epochs": 0}, "`decay_epochs` must be an integer of at least 1"),

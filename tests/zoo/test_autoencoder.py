@@ -114,7 +114,7 @@ def test_a_pruned_model_is_pruned_further_by_the_same_scope():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": ()}, "`widths` must be a sequence of at least 1 integers. Received: ()"),
+        ({"widths": ()}, "`widths` must be a sequence of at least 1 integers. Received: widths=()"),
         ({"widths": 64}, "`widths` must be a sequence"),
         ({"widths": (8, 0)}, "`widths` must be an integer of at least 1"),
         ({"input_shape": (8, 8)}, "`input_shape` must be (height, width, channels)"),
