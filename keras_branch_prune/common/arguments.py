@@ -1,4 +1,4 @@
-"""Checks of numeric arguments. `schedules`, which stands alone, has its own."""
+"""Checks of numeric arguments, with one form of message for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 def require_number(name: str, value: Any, in_range: Callable[[Any], bool], expected: str) -> float:
     """Returns `value` as a float, or raises `ValueError` unless it is a number in range."""
+    # To Python, True is an integer: as a number of epochs it is a mistake.
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not in_range(value):
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
@@ -38,6 +39,6 @@ def check_share(argument: str, share: Any) -> None:
 
 
 def number_or_nan(value: Any) -> float:
-    """Returns a number as a float, and NaN for all else, which is in no range."""
+    """Returns a number as a float and all else as NaN, so that every check of a range fails."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return float(value) if is_number else float("nan")
