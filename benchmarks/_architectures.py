@@ -33,6 +33,4 @@ def as_if_trained(model: keras.Model) -> keras.Model:
 
 def pruned(model: keras.Model, width: float, round_to: int) -> keras.Model:
     """Returns the narrow model, without data and training."""
-    branched = kbp.branch(model, kbp.plan(model, width=width, round_to=round_to))
-    kbp.set_alpha(branched, 0)
-    return kbp.merge(branched)
+    return kbp.select(model, kbp.plan(model, width=width, round_to=round_to))

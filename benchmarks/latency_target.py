@@ -34,9 +34,7 @@ def planned(name: str, batch_size: int) -> str:
     target = kbp.Latency(FLAGS.share, batch_size=batch_size)
     plan = kbp.plan(model, latency=target, round_to=FLAGS.round_to)
     seconds = time.perf_counter() - start
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0)
-    compact = kbp.merge(branched)
+    compact = kbp.select(model, plan)
     shares = []
     for _ in range(3):
         models = {"original": model, "compact": compact}

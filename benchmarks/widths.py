@@ -97,9 +97,7 @@ def plan_times(name: str, share: float) -> list[dict[str, Any]]:
     model = build(name)
     models = {"original": model}
     for rounding, plan in plans(model, share):
-        branched = kbp.branch(model, plan)
-        kbp.set_alpha(branched, 0)
-        models[rounding] = kbp.merge(branched, verify=False)
+        models[rounding] = kbp.select(model, plan)
     batches = list(map(int, FLAGS.batch_sizes))
     options = {"rounds": FLAGS.rounds, "seconds": FLAGS.seconds, "threads": 1}
     result = kbp.benchmark(models, batches, devices=["cpu"], **options)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_branch_prune.graph import outputs_in_float64
-
 
 def largest_difference(first: keras.Model, second: keras.Model, inputs: np.ndarray) -> float:
     """Returns the largest difference between the outputs of two models, computed in float64.
@@ -19,5 +17,17 @@ def largest_difference(first: keras.Model, second: keras.Model, inputs: np.ndarr
         second: Another one, with the same shapes.
         inputs: What both are applied to.
     """
-    one, other = (np.asarray(outputs_in_float64(model, inputs)) for model in (first, second))
+    wide = inputs.astype("float64")
+    one, other = (np.asarray(_in_float64(model)(wide)) for model in (first, second))
     return float(np.abs(one - other).max())
+
+
+def _in_float64(model: keras.Model) -> keras.Model:
+    """Returns a copy that computes in float64, with the same weights."""
+
+    def convert(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+
+    copy = keras.models.clone_model(model, clone_function=convert)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ from pathlib import Path
 import keras
 import numpy as np
 from augmentation import EpochNumber, augment
-from training import write_json
 
 import keras_branch_prune as kbp
 from keras_branch_prune.zoo import DCGAN
@@ -19,31 +16,33 @@ from keras_branch_prune.zoo import DCGAN
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage has left behind, in a folder.
+    """What a stage has left behind.
 
     Its models are loaded anew whenever they are asked for, not compiled: whoever trains on with one
     changes no other.
 
     Attributes:
-        path: The folder.
+        run: The folder of all stages.
+        name: Name of this one.
     """
 
-    path: Path
+    run: kbp.RunFolder
+    name: str
 
     @property
     def generator(self) -> keras.Model:
         """The generator."""
-        return kbp.load_model(self.path / "generator.keras", compile=False)
+        return self.run.load(self.name)["generator"]
 
     @property
     def discriminator(self) -> keras.Model:
         """The discriminator, with which the next stage goes on."""
-        return kbp.load_model(self.path / "discriminator.keras", compile=False)
+        return self.run.load(self.name)["discriminator"]
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The logs of its epochs."""
-        return json.loads((self.path / "history.json").read_text(encoding="utf-8"))
+        return self.run.history(self.name)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Training:
     """What all stages share.
 
     Attributes:
-        folder: Every finished stage is a folder in it.
+        run: Every finished stage is a folder in it.
         images: `(count, height, width, channels)` in [−1, 1].
         noise: `(samples, noise)`, with which the generator's statistics are re-estimated.
         batch_size: Images per step; those that fill no whole batch are left out.
@@ -60,7 +59,7 @@ class Training:
         seed: Decides order and noise of every epoch.
     """
 
-    folder: Path
+    run: kbp.RunFolder
     images: np.ndarray
     noise: np.ndarray
     batch_size: int
@@ -90,19 +89,16 @@ class Training:
         Raises:
             RuntimeError: If the training diverged.
         """
-        path, backup = self.folder / name, kbp.EpochBackup(self.folder / f"{name}.backup")
-        if not path.exists():
+
+        def train(folder: Path) -> dict[str, keras.Model]:
             print(f"\nStage '{name}'")
             keras.utils.set_random_seed(self.seed)
             gan = self._gan(*begin(), teacher, epochs, falling=decay is None)
-            self._fit(gan, backup, epochs, [decay] if decay else [])
-            # One folder, put in place at once: generator and discriminator belong together.
-            with kbp.atomic_write(path) as temporary:
-                kbp.save_model(gan.generator, temporary / "generator.keras")
-                kbp.save_model(gan.discriminator, temporary / "discriminator.keras")
-                write_json(temporary / "history.json", backup.history)
-        shutil.rmtree(backup.folder, ignore_errors=True)
-        return Stage(path)
+            self._fit(gan, kbp.EpochBackup(folder), epochs, [decay] if decay else [])
+            return {"generator": gan.generator, "discriminator": gan.discriminator}
+
+        self.run.stage(name, train)
+        return Stage(self.run, name)
 
     def _gan(
         self,

@@ -30,7 +30,7 @@ from autoencoder_data import AutoencoderData
 from autoencoder_flags import APPROACHES, alpha_callback, approaches, recipe, settings
 from autoencoder_report import comparison, plot_reconstructions, tables
 from image_quality import compile_autoencoder
-from pruned_autoencoder import Metrics, measured, measured_steps
+from pruned_autoencoder import measured, measured_steps
 
 import keras_branch_prune as kbp
 
@@ -42,7 +42,6 @@ def main(_: list[str]) -> None:
     """Does all that is not done yet, and reports."""
     logging.set_verbosity(logging.WARNING)
     recipe()  # Flags that it refuses are refused before anything is trained.
-    folder = Path(FLAGS.output_dir)
     data = AutoencoderData.load(
         FLAGS.dataset,
         Path(FLAGS.data_dir).expanduser(),
@@ -53,20 +52,21 @@ def main(_: list[str]) -> None:
         seed=FLAGS.seed,
         recolour=FLAGS.skips if FLAGS.recolour is None else FLAGS.recolour,
     )
-    training.keep_settings(folder, settings())
-    original, history = original_model(folder, data)
+    run = kbp.RunFolder(FLAGS.output_dir, settings())
+    original, history = original_model(run, data)
     models = {"original": original}
     for name in approaches():
-        models[name] = prune_approach(folder, name, original, history, data)
+        models[name] = prune_approach(run, name, original, history, data)
     if FLAGS.control:
-        train_on(folder, data)
-    report(folder, models)
+        train_on(run, data)
+    report(run, models)
 
 
-def original_model(folder: Path, data: AutoencoderData) -> tuple[keras.Model, list]:
+def original_model(run: kbp.RunFolder, data: AutoencoderData) -> tuple[keras.Model, list]:
     """Trains the original and evaluates it, unless that was done; returns it and its history."""
-    original, history = trained(
-        folder,
+    original, history = train_once(
+        run,
+        "original",
         lambda: kbp.zoo.rgb_autoencoder(
             widths=[int(width) for width in FLAGS.widths],
             input_shape=(FLAGS.crop_size, FLAGS.crop_size, 3),
@@ -75,31 +75,37 @@ def original_model(folder: Path, data: AutoencoderData) -> tuple[keras.Model, li
         FLAGS.train_epochs,
         data,
     )
-    once(folder / "original.json", lambda: measured(original, data, test=True))
+    run.once("original.json", lambda: measured(original, data, test=True))
     return original, history
 
 
-def train_on(folder: Path, data: AutoencoderData) -> None:
+def train_on(run: kbp.RunFolder, data: AutoencoderData) -> None:
     """Trains the original on for as long as pruning takes, and evaluates it, unless that is done.
 
     It starts with the learning rate that it was trained with at first.
     """
-    model, _ = trained(
-        folder / "trained_on",
-        lambda: kbp.load_model(folder / "original.keras", compile=False),
+    model, _ = train_once(
+        run,
+        "trained_on/original",
+        lambda: run.load("original"),
         FLAGS.blend_epochs + FLAGS.finetune_epochs,
         data,
     )
-    once(folder / "trained_on.json", lambda: measured(model, data, test=True))
+    run.once("trained_on.json", lambda: measured(model, data, test=True))
 
 
-def trained(
-    folder: Path, build: Callable[[], keras.Model], epochs: int, data: AutoencoderData
+def train_once(
+    run: kbp.RunFolder,
+    name: str,
+    build: Callable[[], keras.Model],
+    epochs: int,
+    data: AutoencoderData,
 ) -> tuple[keras.Model, list]:
     """Trains what `build` returns, unless that was done; returns it and its history."""
     clock = EpochNumber()
-    return training.trained(
-        folder,
+    return training.train_once(
+        run,
+        name,
         build,
         data.batches(clock),
         data.validation,
@@ -111,15 +117,8 @@ def trained(
     )
 
 
-def once(path: Path, measure: Callable[[], Metrics]) -> Metrics:
-    """Returns what was measured: read from a file if that was done before, else written to it."""
-    if not path.exists():
-        training.write_json(path, measure())
-    return training.read_json(path)
-
-
 def prune_approach(
-    folder: Path, name: str, original: keras.Model, history: list, data: AutoencoderData
+    run: kbp.RunFolder, name: str, original: keras.Model, history: list, data: AutoencoderData
 ) -> keras.Model:
     """Prunes in one way, evaluates and draws; returns the compact model."""
     print(f"\nPruning: {name}")
@@ -128,12 +127,12 @@ def prune_approach(
     stages = {"original": history}
     for step, scope in enumerate(scopes):
         model = results[-1].model if results else original
-        where = folder / name / scope[0] if len(scopes) > 1 else folder / name
+        where = run.path(f"{name}/{scope[0]}" if len(scopes) > 1 else name)
         results.append(prune(model, where, scope, recipe(step, len(scopes)), data))
         stages |= {f"{s} {step + 1}": rows for s, rows in results[-1].history.items()}
-    kbp.plot_training(stages, folder / f"{name}.training.png", metric="loss")
-    once(folder / f"{name}.json", lambda: measured_steps(results, scopes, data))
-    plot_reconstructions(original, results[-1].folder, data, folder / f"{name}.png", name)
+    kbp.plot_training(stages, run.path(f"{name}.training.png"), metric="loss")
+    run.once(f"{name}.json", lambda: measured_steps(results, scopes, data))
+    plot_reconstructions(original, results[-1].folder, data, run.path(f"{name}.png"), name)
     return results[-1].model
 
 
@@ -162,24 +161,23 @@ def prune(
     )
 
 
-def report(folder: Path, models: dict[str, keras.Model]) -> None:
+def report(run: kbp.RunFolder, models: dict[str, keras.Model]) -> None:
     """Writes and prints what is known of all approaches in the folder."""
-    done = [name for name in APPROACHES if (folder / f"{name}.json").exists()]
+    found = {name: run.read_json(f"{name}.json") for name in APPROACHES}
     metrics = {
-        "original": training.read_json(folder / "original.json"),
-        "approaches": {name: training.read_json(folder / f"{name}.json") for name in done},
+        "original": run.read_json("original.json"),
+        "approaches": {name: row for name, row in found.items() if row},
     }
-    if (folder / "trained_on.json").exists():
-        metrics["trained_on"] = training.read_json(folder / "trained_on.json")
+    if trained_on := run.read_json("trained_on.json"):
+        metrics["trained_on"] = trained_on
     text = f"{tables(metrics)}\n\n{comparison(metrics)}"
     if FLAGS.benchmark:
         benchmark = kbp.benchmark(models)
         metrics["benchmark"] = benchmark.to_json()
         text += f"\n\n{benchmark}"
-    training.write_json(folder / "metrics.json", metrics)
-    with kbp.atomic_write(folder / "table.txt") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n\nEverything is in '{folder}'.")
+    run.write_json("metrics.json", metrics)
+    run.write_text("table.txt", text + "\n")
+    print(f"\n{text}\n\nEverything is in '{run.root}'.")
 
 
 if __name__ == "__main__":

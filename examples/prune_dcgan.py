@@ -18,7 +18,6 @@ samples.png, in which every column is made of the same noise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import dcgan_flags
 import keras
@@ -58,8 +57,7 @@ def main(_: list[str]) -> None:
     """Does all that is not done yet, and reports."""
     logging.set_verbosity(logging.WARNING)
     epochs_to_zero()  # Flags that it refuses are refused before anything is trained.
-    folder = Path(FLAGS.output_dir)
-    training.keep_settings(folder, settings())
+    run = kbp.RunFolder(FLAGS.output_dir, settings())
     data = load_images(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -68,9 +66,9 @@ def main(_: list[str]) -> None:
         fashion_mnist_dir=FLAGS.fashion_mnist_dir,
     )
     train = Split(data.train.images[: FLAGS.images], data.train.labels[: FLAGS.images])
-    classifier = trained_classifier(folder, data, train)
+    classifier = trained_classifier(run, data, train)
     shared = Training(
-        folder,
+        run,
         2 * train.images - 1,
         standard_normal(FLAGS.calibration, FLAGS.noise, FLAGS.seed),
         FLAGS.batch_size,
@@ -79,8 +77,8 @@ def main(_: list[str]) -> None:
         FLAGS.seed,
     )
     generators, discriminators = trained_models(shared, data)
-    kbp.export_saved_model(generators["compact"], folder / "compact_saved_model")
-    save_samples(folder, generators, data)
+    kbp.export_saved_model(generators["compact"], run.path("compact_saved_model"))
+    save_samples(run, generators, data)
     metrics = judged(classifier, data, generators)
     metrics["merge_error"] = largest_difference(
         generators["branched"], generators["merged"], shared.noise[:256]
@@ -89,20 +87,20 @@ def main(_: list[str]) -> None:
         name: model.count_params() for name, model in discriminators.items()
     }
     table = as_table(metrics, data)
-    training.write_json(folder / "metrics.json", metrics)
-    with kbp.atomic_write(folder / "table.txt") as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
-    print(f"\n{table}\n\nEverything is in '{folder}'.")
+    run.write_json("metrics.json", metrics)
+    run.write_text("table.txt", table + "\n")
+    print(f"\n{table}\n\nEverything is in '{run.root}'.")
 
 
-def trained_classifier(folder: Path, data: ImageData, train: Split) -> keras.Model:
+def trained_classifier(run: kbp.RunFolder, data: ImageData, train: Split) -> keras.Model:
     """Returns the classifier in whose features images are compared."""
     clock = EpochNumber()
     batches = augment(
         train.images, train.labels, FLAGS.batch_size, FLAGS.seed, epoch=clock.variable
     )
-    model, _ = training.trained(
-        folder / "classifier",
+    model, _ = training.train_once(
+        run,
+        "classifier/original",
         lambda: small_classifier(data),
         batches,
         (data.validation.images, data.validation.labels),
@@ -190,7 +188,7 @@ def blended_generator(shared: Training, original: Stage) -> tuple[Stage, keras.M
 
 def generator_plan(shared: Training, generator: keras.Model) -> kbp.PruningPlan:
     """Returns the plan, which is made once, from noise alone."""
-    path = shared.folder / "plan.json"
+    path = shared.run.path("plan.json")
     if not path.exists():
         kbp.plan(generator, width=FLAGS.keep, calibration=shared.noise, seed=FLAGS.seed).save(path)
     return kbp.PruningPlan.load(path)
@@ -272,11 +270,13 @@ def as_table(metrics: Mapping[str, dict], data: ImageData) -> str:
     return "\n".join(lines)
 
 
-def save_samples(folder: Path, generators: Mapping[str, keras.Model], data: ImageData) -> None:
+def save_samples(
+    run: kbp.RunFolder, generators: Mapping[str, keras.Model], data: ImageData
+) -> None:
     """Draws what all generators make of the same noise, and real images."""
     noise = standard_normal(GRID_COLUMNS, FLAGS.noise, GRID_SEED)
     rows = {name: unit_range(applied(model, noise)) for name, model in generators.items()}
-    save_grid({**rows, "real": data.validation.images[:GRID_COLUMNS]}, folder / "samples.png")
+    save_grid({**rows, "real": data.validation.images[:GRID_COLUMNS]}, run.path("samples.png"))
 
 
 if __name__ == "__main__":

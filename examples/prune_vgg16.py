@@ -36,8 +36,7 @@ def main(_: list[str]) -> None:
     """Does all that is not done yet, and reports."""
     logging.set_verbosity(logging.WARNING)
     recipe(), alpha_callback()  # Flags that they refuse are refused before anything is trained.
-    folder = Path(FLAGS.output_dir)
-    training.keep_settings(folder, settings())
+    run = kbp.RunFolder(FLAGS.output_dir, settings())
     data = load_images(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -45,34 +44,33 @@ def main(_: list[str]) -> None:
         FLAGS.image_size,
         fashion_mnist_dir=FLAGS.fashion_mnist_dir,
     )
-    metrics, table = cross_validate(folder, data) if FLAGS.folds else one_split(folder, data)
-    training.write_json(folder / "metrics.json", metrics)
-    with kbp.atomic_write(folder / "table.txt") as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
-    print(f"\n{table}\n\nEverything is in '{folder}'.")
+    metrics, table = cross_validate(run, data) if FLAGS.folds else one_split(run, data)
+    run.write_json("metrics.json", metrics)
+    run.write_text("table.txt", table + "\n")
+    print(f"\n{table}\n\nEverything is in '{run.root}'.")
 
 
-def one_split(folder: Path, data: ImageData) -> tuple[dict, str]:
+def one_split(run: kbp.RunFolder, data: ImageData) -> tuple[dict, str]:
     """Prunes, judges by the test images and measures; returns metrics and a table."""
-    original, compact, metrics = compare(folder, data, data.test)
+    original, compact, metrics = compare(run, data, data.test)
     table = "\n".join(
         f"{name:>10}: accuracy {row['val_accuracy']:.4f} on validation, "
         f"{row['test_accuracy']:.4f} on test ({data.name}), {row['parameters']:,} parameters"
         for name, row in metrics.items()
     )
-    kbp.export_saved_model(original, folder / "original_saved_model")
+    kbp.export_saved_model(original, run.path("original_saved_model"))
     if not FLAGS.benchmark:
         return metrics, table
     benchmark = kbp.benchmark({"original": original, "compact": compact})
     return {**metrics, "benchmark": benchmark.to_json()}, f"{table}\n\n{benchmark}"
 
 
-def cross_validate(folder: Path, data: ImageData) -> tuple[dict, str]:
+def cross_validate(run: kbp.RunFolder, data: ImageData) -> tuple[dict, str]:
     """Prunes in every fold; returns metrics and a table."""
     found = []
     for number, fold in enumerate(stratified_folds(data, FLAGS.folds, FLAGS.seed), 1):
         print(f"\nFold {number} of {FLAGS.folds}")
-        found.append(compare(folder / f"fold_{number}", fold)[-1])
+        found.append(compare(run, fold, part=f"fold_{number}")[-1])
     summary = summarize(found, "val_accuracy")
     table = "\n".join(
         f"{name:>10}: accuracy {row['mean']:.4f} ± {row['standard_deviation']:.4f} on validation, "
@@ -83,9 +81,15 @@ def cross_validate(folder: Path, data: ImageData) -> tuple[dict, str]:
 
 
 def compare(
-    folder: Path, data: ImageData, test: Split | None = None
+    run: kbp.RunFolder, data: ImageData, test: Split | None = None, *, part: str = "."
 ) -> tuple[keras.Model, keras.Model, Metrics]:
     """Trains the original, prunes it, and trains the controls if they are asked for.
+
+    Args:
+        run: The folder of the run.
+        data: Images to train on and to validate on.
+        test: Images to test on.
+        part: Where in the folder the results go.
 
     Returns:
         The original, the compact model, and the metrics of all models by name.
@@ -95,7 +99,8 @@ def compare(
     batches = augment(
         images, labels, FLAGS.batch_size, FLAGS.seed, flip=FLAGS.flip, epoch=clock.variable
     )
-    original, history = original_model(folder, data, batches, clock)
+    original, history = original_model(run, f"{part}/original", data, batches, clock)
+    folder = run.path(part)
     options = {
         "train": batches,
         "validation": (data.validation.images, data.validation.labels),
@@ -122,13 +127,14 @@ def compare(
 
 
 def original_model(
-    folder: Path, data: ImageData, batches: tf.data.Dataset, clock: EpochNumber
+    run: kbp.RunFolder, name: str, data: ImageData, batches: tf.data.Dataset, clock: EpochNumber
 ) -> tuple[keras.Model, list]:
     """Loads the pretrained model, or trains one; returns it and its history."""
     if FLAGS.pretrained:
         return kbp.load_model(FLAGS.pretrained, compile=False), []
-    return training.trained(
-        folder,
+    return training.train_once(
+        run,
+        name,
         lambda: FLAGS.model.build(
             width=FLAGS.width, input_shape=data.image_shape, classes=data.classes
         ),

@@ -16,6 +16,7 @@ from keras_branch_prune.alpha import (
     AlphaReduceOnPlateau,
     AlphaSchedule,
     AlphaStepDecay,
+    BacktrackingSearch,
     CosineDecay,
     ExponentialDecay,
     LinearDecay,
@@ -32,8 +33,16 @@ from keras_branch_prune.analysis import (
     count_macs,
     count_parameters,
 )
-from keras_branch_prune.benchmarking import BenchmarkResult, benchmark
-from keras_branch_prune.branching import Fitting, Refinement, branch, merge, reconstruct, refine
+from keras_branch_prune.benchmarking import BenchmarkError, BenchmarkResult, benchmark
+from keras_branch_prune.branching import (
+    Fitting,
+    Refinement,
+    branch,
+    merge,
+    reconstruct,
+    refine,
+    select,
+)
 from keras_branch_prune.exporting import (
     ExportError,
     export_litert,
@@ -48,6 +57,7 @@ from keras_branch_prune.planning import Latency, plan
 from keras_branch_prune.pruning import (
     PruningResult,
     Recipe,
+    RunFolder,
     prune,
     standard_prune,
     train_from_scratch,
@@ -70,7 +80,6 @@ from keras_branch_prune.rules import (
     LinearMap,
     register_rule,
 )
-from keras_branch_prune.runtimes import BenchmarkError
 from keras_branch_prune.saliency import GroupData, register_saliency
 from keras_branch_prune.training import (
     Distiller,
@@ -91,6 +100,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "plan",
     "branch",
     "merge",
+    "select",
     "prune",
     "Recipe",
     "AlphaStepDecay",
@@ -111,6 +121,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "AlphaMultiplicativeDecay",
     "AlphaReduceOnPlateau",
     "AlphaSchedule",
+    "BacktrackingSearch",
     "CosineDecay",
     "ExponentialDecay",
     "LinearDecay",
@@ -146,6 +157,7 @@ __all__ = [  # noqa: RUF022 - the core first, then by topic
     "reestimate_batch_norm",
     # Whole runs, and what to compare them with.
     "PruningResult",
+    "RunFolder",
     "standard_prune",
     "train_from_scratch",
     # Exports and files.

@@ -1,6 +1,7 @@
 """How α falls, and when."""
 
 from keras_branch_prune.alpha.backtracking import AlphaBacktracking
+from keras_branch_prune.alpha.backtracking_search import BacktrackingSearch
 from keras_branch_prune.alpha.callbacks import AlphaCallback, StopAtAlphaZero
 from keras_branch_prune.alpha.decays import (
     AlphaCosineDecay,
@@ -31,6 +32,7 @@ __all__ = [
     "AlphaReduceOnPlateau",
     "AlphaSchedule",
     "AlphaStepDecay",
+    "BacktrackingSearch",
     "CosineDecay",
     "ExponentialDecay",
     "LinearDecay",

@@ -7,9 +7,8 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.alpha.backtracking_search import BacktrackingSearch, Verdict
 from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, value_of
 from keras_branch_prune.training import (
     Snapshot,
@@ -36,29 +35,23 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     Logged are `alpha` and `alpha_step`, α and the step size in force during the epoch, and
     `alpha_rollback`, 1 if a step was taken back at its end. The `Alpha` layer counts the steps that
-    were not taken back. Restoring the optimizer also restores its learning rate. `StopAtAlphaZero`
-    would stop before α = 0 has proved itself; look at `finished` instead. To resume a killed run,
-    name this callback in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
+    were not taken back. Restoring the optimizer also restores its learning rate. To end training
+    where α = 0 has proved itself, add `StopAtAlphaZero(decay)` with this callback as `decay`. To
+    resume a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].
         monitor: Name of the metric in the epoch's logs.
-        max_drop: By how much the metric may be worse than the reference, in the metric's unit, at
-            least 0.
-        patience: Number of epochs that a step may take to recover, at least 1.
-        reference: Value of the metric to compare with; None takes the best one seen while α = 1,
-            so that the first step comes after the first epoch that has the metric.
-        shrink: What a failed step multiplies the step size by, in (0, 1).
-        growth: What a series of successful steps multiplies it by, at least 1; it never exceeds 1.
-        successes: Length of such a series, at least 1.
-        min_step: Smallest step that is tried, in (0, `step_size`].
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
         mode: Whether the metric is to fall (`"min"`) or to rise (`"max"`); `"auto"` tells from its
             name.
         verbose: 1 prints every step, 0 nothing.
+        **options: Other arguments of `BacktrackingSearch`: `max_drop`, `patience`, `reference`,
+            `shrink`, `growth`, `successes`, `min_step`, `threshold`.
 
     Attributes:
-        finished: Whether α = 0 has been reached and found good.
+        search: The numbers of the search.
+        finished: Whether nothing is left to do: α = 0 has been reached and found good, or
+            `gave_up`.
         gave_up: Whether the last `fit` ended because no step was small enough.
 
     Raises:
@@ -76,187 +69,121 @@ class AlphaBacktracking(keras.callbacks.Callback):
         step_size: float = 0.1,
         *,
         monitor: str = "val_accuracy",
-        max_drop: float = 0.02,
-        patience: int = 3,
-        reference: float | None = None,
-        shrink: float = 0.5,
-        growth: float = 2.0,
-        successes: int = 2,
-        min_step: float = 0.01,
-        threshold: float = 0.015,
         mode: str = "auto",
         verbose: int = 0,
+        **options: Any,
     ):
         super().__init__()
         if not isinstance(monitor, str) or not monitor:
             raise ValueError(f"`monitor` must name a metric. Received: monitor={monitor!r}")
-        self.step_size = _within("step_size", step_size, lambda x: 0 < x <= 1, "in (0, 1]")
         self.monitor = monitor
-        self.max_drop = _within("max_drop", max_drop, lambda x: 0 <= x < math.inf, "of at least 0")
-        self.patience = require_integer("patience", patience, at_least=1)
-        if reference is not None:
-            reference = require_number(
-                "reference", reference, math.isfinite, "a finite number or None"
-            )
-        self.reference = reference
-        self.shrink = _within("shrink", shrink, lambda x: 0 < x < 1, "in (0, 1)")
-        self.growth = _within("growth", growth, lambda x: 1 <= x < math.inf, "of at least 1")
-        self.successes = require_integer("successes", successes, at_least=1)
-        self.min_step = _within(
-            "min_step", min_step, lambda x: 0 < x <= self.step_size, "in (0, step_size]"
-        )
-        self.threshold = _within("threshold", threshold, lambda x: 0 <= x < 1, "in [0, 1)")
-        self.mode = direction(monitor, mode)
+        self.search = BacktrackingSearch(step_size, mode=direction(monitor, mode), **options)
         self.verbose = verbose
-        self.finished = False
-        self.gave_up = False
-        self._reference = reference
-        self._step = self.step_size
-        self._series = 0
         self._good: Snapshot | None = None
-        self._good_alpha = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether α = 0 has been reached and found good, or the search gave up."""
+        return self.search.finished
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the last `fit` ended because no step was small enough."""
+        return self.search.gave_up
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `EpochBackup` saves: the step size, the reference, the last good state."""
         return {
-            "finished": self.finished,
-            "gave_up": self.gave_up,
-            "reference": self._reference,
-            "step": self._step,
-            "series": self._series,
+            "finished": self.search.reached_zero,
+            "gave_up": self.search.gave_up,
+            "reference": self.search.best_at_start,
+            "step": self.search.step,
+            "series": self.search.series,
             "good": self._good and self._good.get_state(),
-            "good_alpha": self._good_alpha,
+            "good_alpha": self.search.good_alpha,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over the state of another callback; a `reference` given to this one stays."""
-        self.finished = state["finished"]
-        self.gave_up = state["gave_up"]
-        self._reference = state["reference"] if self.reference is None else self.reference
-        self._step = state["step"]
-        self._series = state["series"]
-        self._good = state["good"] and Snapshot.from_state(state["good"])
-        self._good_alpha = state["good_alpha"]
+        search, good = self.search, state["good"]
+        self._good = good and Snapshot.from_state(good)
+        search.reached_zero, search.gave_up = state["finished"], state["gave_up"]
+        search.step, search.series = state["step"], state["series"]
+        search.good_alpha = state["good_alpha"] if good else 0.0
+        search.best_at_start = state["reference"] if search.reference is None else search.reference
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses a model that it cannot judge; begins anew after having given up."""
         alpha = alpha_of(alpha_layer(self.model))
-        if self._reference is None and 0 < alpha < 1:
+        if self.search.best_at_start is None and 0 < alpha < 1:
             raise ValueError(
                 "`reference` must be given where training begins below alpha = 1 (or the state of "
                 "this callback restored, by `EpochBackup(folder, callbacks=…)`). "
                 f"Received: reference=None at alpha {alpha:.6g}"
             )
-        if self._reference is None and alpha == 0:
-            self.finished = True
-        if self.gave_up:
-            self.gave_up = False
-            self._step, self._series = self.step_size, 0
+        if self.search.best_at_start is None and alpha == 0:
+            self.search.reached_zero = True
+        if self.search.gave_up:
+            self.search.restart()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs α, and takes a step, waits, or takes the last step back."""
         logs = {} if logs is None else logs
         layer = alpha_layer(self.model)
         alpha = alpha_of(layer)
-        logs.update({"alpha": alpha, "alpha_step": self._step, "alpha_rollback": 0.0})
-        self.finished = self.finished and alpha == 0
-        if self.finished or self.gave_up:
+        logs.update({"alpha": alpha, "alpha_step": self.search.step, "alpha_rollback": 0.0})
+        if self.search.gave_up or (self.search.reached_zero and alpha == 0):
             return
         metric = float(logs.get(self.monitor, 0.0))
-        if not math.isfinite(metric) or has_diverged(self.model, logs):
-            self._take_back_if_possible(layer, alpha, logs, diverged=True)
-        elif self.monitor not in logs:
+        diverged = not math.isfinite(metric) or has_diverged(self.model, logs)
+        if not diverged and self.monitor not in logs:
             report_missing(self.monitor, logs, waiting="alpha")
-        elif self._is_good(metric, alpha):
-            self._accept(layer, alpha)
-        else:
-            self._wait(layer, metric)
-            if value_of(layer.wait) >= self.patience:
-                self._take_back_if_possible(layer, alpha, logs)
-
-    def _is_good(self, metric: float, alpha: float) -> bool:
-        """Compares with the reference, which is the best value at α = 1 unless it was given."""
-        known = math.nan if self._reference is None else self._reference
-        at_start = self.reference is None and alpha == 1
-        if self._reference is None or (at_start and improves(metric, known, self.mode)):
-            self._reference = metric
-        # In float32, as metrics are computed: a drop of exactly `max_drop` is tolerated.
-        new, limit = np.float32(metric), np.float32(self._worst_tolerated())
-        return bool(new <= limit if self.mode == "min" else new >= limit)
-
-    def _worst_tolerated(self) -> float:
-        reference = math.nan if self._reference is None else self._reference
-        return reference + (self.max_drop if self.mode == "min" else -self.max_drop)
-
-    def _accept(self, layer: Alpha, alpha: float) -> None:
-        """Keeps the state as the last good one and takes a step, unless α is 0."""
-        _restart_count(layer)
-        if alpha == 0:
-            self.finished = True
-            self._good = None
-            self._print("alpha: 0 is good")
             return
-        if self._step_is_under_trial(alpha):
-            self._series += 1
-            if self._series == self.successes:
-                self._step, self._series = min(self._step * self.growth, 1.0), 0
-        self._good, self._good_alpha = take(self.model), alpha
-        self._descend(layer)
-
-    def _wait(self, layer: Alpha, metric: float) -> None:
-        layer.wait.assign(int(value_of(layer.wait)) + 1)
-        if improves(metric, value_of(layer.best), self.mode):
-            layer.best.assign(metric)
-
-    def _step_is_under_trial(self, alpha: float) -> bool:
-        return self._good is not None and alpha < self._good_alpha
-
-    def _take_back_if_possible(
-        self, layer: Alpha, alpha: float, logs: dict[str, Any], diverged: bool = False
-    ) -> None:
-        if self._good is None or not self._step_is_under_trial(alpha):
-            return
+        if not diverged:
+            _count_epoch(layer, metric, self.search.mode)
+        waited = int(value_of(layer.wait))
+        verdict, target = self.search.judge(math.nan if diverged else metric, alpha, waited)
         reached = logs.get(self.monitor, math.nan) if diverged else value_of(layer.best)
-        self._good.restore(self.model)
-        logs["alpha_rollback"] = 1.0
-        self._step, self._series = self._smaller_step(alpha), 0
-        self._print(f"alpha: {alpha:.6g} -> {self._good_alpha:.6g} (taken back)")
-        if self._step < self.min_step:
-            self._give_up(alpha, float(reached))
-            return
-        if diverged:
-            # Whoever has broken the epoch off for its loss: the reason is gone.
+        logs["alpha_rollback"] = float(verdict in (Verdict.TAKE_BACK, Verdict.GIVE_UP))
+        self._follow(verdict, target, layer, float(reached))
+        if diverged and verdict is Verdict.TAKE_BACK:
+            # The epoch may have been broken off for its loss, which is gone with the weights.
             self.model.stop_training = False
-        self._descend(layer)
 
-    def _smaller_step(self, failed: float) -> float:
-        """Returns the step to try next, from the last good α, after the one to `failed`."""
-        step = self._step * self.shrink
-        # The last step, to 0, is shorter than the step size: half of that may lead to 0 again.
-        while step >= self.min_step and self._below(self._good_alpha, step) == failed:
-            step *= self.shrink
-        return step
+    def _follow(self, verdict: Verdict, target: float, layer: Alpha, reached: float) -> None:
+        """Does what a verdict asks for; `reached` is the best value of the metric at this α."""
+        alpha = alpha_of(layer)
+        if verdict in (Verdict.ACCEPT, Verdict.FINISH):
+            _restart_count(layer)
+            self._good = take(self.model) if verdict is Verdict.ACCEPT else None
+        elif verdict is not Verdict.WAIT:
+            assert self._good is not None
+            self._good.restore(self.model)
+            self._print(f"alpha: {alpha:.6g} -> {alpha_of(layer):.6g} (taken back)")
+        if verdict is Verdict.FINISH:
+            self._print("alpha: 0 is good")
+        elif verdict is Verdict.GIVE_UP:
+            self._give_up(alpha, reached)
+        elif verdict is not Verdict.WAIT:
+            self._descend(layer, target)
 
-    def _below(self, alpha: float, step: float) -> float:
-        value = round(alpha - step, 7)
-        return 0.0 if value <= self.threshold else value
-
-    def _descend(self, layer: Alpha) -> None:
+    def _descend(self, layer: Alpha, target: float) -> None:
         old = alpha_of(layer)
-        layer.alpha.assign(self._below(old, self._step))
+        layer.alpha.assign(target)
         layer.step.assign(int(value_of(layer.step)) + 1)
         _restart_count(layer)
-        self._print(f"alpha: {old:.6g} -> {alpha_of(layer):.6g} (step of {self._step:.6g})")
+        step = self.search.step
+        self._print(f"alpha: {old:.6g} -> {alpha_of(layer):.6g} (step of {step:.6g})")
 
     def _give_up(self, failed: float, reached: float) -> None:
-        self.gave_up = True
+        search = self.search
         self.model.stop_training = True
         warnings.warn(
-            f"Training stopped with the last good state, at alpha {self._good_alpha:.6g}: at alpha "
-            f"{failed:.6g}, {self.monitor} reached {reached:.6g} where "
-            f"{self._worst_tolerated():.6g} was needed, and the next step would be smaller than "
-            f"min_step={self.min_step:g}. Allow a larger `max_drop`, more `patience` or a smaller "
-            "`min_step`, change the learning rate, or prune less.",
+            f"Training stopped with the last good state, at alpha {search.good_alpha:.6g}: at "
+            f"alpha {failed:.6g}, {self.monitor} reached {reached:.6g} where "
+            f"{search.worst_tolerated:.6g} was needed, and the next step would be smaller than "
+            f"min_step={search.min_step:g}. Allow a larger `max_drop`, more `patience` or a "
+            "smaller `min_step`, change the learning rate, or prune less.",
             stacklevel=3,
         )
 
@@ -265,8 +192,10 @@ class AlphaBacktracking(keras.callbacks.Callback):
             print(f"\n{message}")
 
 
-def _within(name: str, value: Any, in_range: Any, expected: str) -> float:
-    return require_number(name, value, in_range, f"a number {expected}")
+def _count_epoch(layer: Alpha, metric: float, mode: str) -> None:
+    layer.wait.assign(int(value_of(layer.wait)) + 1)
+    if improves(metric, value_of(layer.best), mode):
+        layer.best.assign(metric)
 
 
 def _restart_count(layer: Alpha) -> None:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from keras_branch_prune.alpha import schedules
-from keras_branch_prune.common import number_up_to, require_integer
+from keras_branch_prune.common import number_up_to, require, require_choice, require_integer
 from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
 from keras_branch_prune.training import direction, improves, report_missing
+
+
+class Decay(Protocol):
+    """What every α callback tells."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will not move α any more."""
+        ...
 
 
 class AlphaCallback(keras.callbacks.Callback):
     """Lets α fall along a schedule, one step whenever a step is due.
 
-    Without `monitor`, a step is due every `every` epochs or batches. With `monitor`, it is due when
-    that metric has not improved for `patience` epochs at the current α, counted as
-    `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
+    By default a step is an epoch; `every` and `unit` make it several epochs, or batches. With
+    `monitor`, a step is due when that metric has not improved for `patience` epochs at the current
+    α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
 
     `logs["alpha"]` is the α in force during the epoch, so that the progress bar, `History` and
     `CSVLogger` show it. With `unit="batch"` it is also the α of the batch, and that of the epoch is
@@ -40,6 +49,9 @@ class AlphaCallback(keras.callbacks.Callback):
             name.
         min_delta: Smallest change of the metric that counts as an improvement, at least 0.
         verbose: 1 prints every step, 0 nothing.
+
+    Attributes:
+        finished: Whether α is 0, so that nothing is left to do.
 
     Raises:
         ValueError: If an argument is out of range, or arguments contradict each other.
@@ -62,12 +74,9 @@ class AlphaCallback(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
-        if not isinstance(schedule, schedules.AlphaSchedule):
-            raise ValueError(
-                f"`schedule` must be an AlphaSchedule. Received: schedule={schedule!r}"
-            )
-        if unit not in ("epoch", "batch"):
-            raise ValueError(f"`unit` must be 'epoch' or 'batch'. Received: unit={unit!r}")
+        is_schedule = isinstance(schedule, schedules.AlphaSchedule)
+        require(is_schedule, "schedule", schedule, "an AlphaSchedule")
+        require_choice("unit", unit, ("epoch", "batch"))
         if monitor is not None and (unit != "epoch" or every != 1):
             raise ValueError(
                 "`monitor` cannot be combined with `every` or `unit='batch'`: a step is due when "
@@ -88,6 +97,11 @@ class AlphaCallback(keras.callbacks.Callback):
     def async_safe(self) -> bool:
         """Tells Keras that nothing happens after a batch, so that it need not wait for each one."""
         return self.unit == "epoch"
+
+    @property
+    def finished(self) -> bool:
+        """Whether α of the model is 0; False before the callback has a model."""
+        return self.model is not None and get_alpha(self.model) == 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses a model that is not branched; resets nothing."""
@@ -173,9 +187,28 @@ class StopAtAlphaZero(keras.callbacks.Callback):
     """Ends training when α has reached 0: the compact model is then trained on at less cost.
 
     Put it after the α callback.
+
+    Args:
+        decay: The α callback, whose `finished` says whether it is done: `AlphaBacktracking` first
+            has α = 0 prove itself. `None` stops as soon as α is 0.
+
+    Raises:
+        TypeError: If `decay` is no α callback.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
+        >>> branched.fit(train, validation_data=val, epochs=100,
+        ...              callbacks=[decay, keras_branch_prune.StopAtAlphaZero(decay)])
     """
 
+    def __init__(self, decay: Decay | None = None):
+        super().__init__()
+        if decay is not None and not hasattr(decay, "finished"):
+            raise TypeError(f"`decay` must be an α callback or None. Received: decay={decay!r}")
+        self._decay = decay
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops after the epoch at whose end α became 0."""
-        if get_alpha(self.model) == 0:
+        """Stops after the epoch at whose end nothing was left to do."""
+        done = get_alpha(self.model) == 0 if self._decay is None else self._decay.finished
+        if done:
             self.model.stop_training = True

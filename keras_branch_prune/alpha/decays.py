@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_branch_prune.alpha import schedules
 from keras_branch_prune.alpha.callbacks import AlphaCallback
+from keras_branch_prune.common import require
 
 
 class AlphaStepDecay(AlphaCallback):
@@ -13,12 +14,7 @@ class AlphaStepDecay(AlphaCallback):
 
     Args:
         step_size: What one step takes off α, in (0, 1].
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
-            `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
 
     Example:
         >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
@@ -34,12 +30,7 @@ class AlphaExponentialDecay(AlphaCallback):
 
     Args:
         rate: Decay rate per step, greater than 0.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
-            `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
     """
 
     def __init__(self, rate: float = 0.5, *, threshold: float = 0.015, **options: Any):
@@ -51,12 +42,7 @@ class AlphaMultiplicativeDecay(AlphaCallback):
 
     Args:
         factor: What one step multiplies α by, in (0, 1).
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
-            `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
     """
 
     def __init__(self, factor: float = 0.7, *, threshold: float = 0.015, **options: Any):
@@ -67,13 +53,9 @@ class AlphaLinearDecay(AlphaCallback):
     """Lets α fall linearly to 0 in `steps` steps.
 
     Args:
-        steps: Number of steps from 1 to 0, at least 1.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
-            `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        steps: How many steps α takes from 1 to 0, at least 1; epochs, unless `every`, `unit` or
+            `monitor` make a step something else.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
     """
 
     def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
@@ -84,13 +66,9 @@ class AlphaCosineDecay(AlphaCallback):
     """Lets α fall to 0 in `steps` steps along half a cosine wave, slowly at both ends.
 
     Args:
-        steps: Number of steps from 1 to 0, at least 1.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `every`, `unit`, `monitor`, `patience`, `mode`,
-            `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        steps: How many steps α takes from 1 to 0, at least 1; epochs, unless `every`, `unit` or
+            `monitor` make a step something else.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
     """
 
     def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
@@ -104,11 +82,7 @@ class AlphaReduceOnPlateau(AlphaCallback):
         factor: What one step multiplies α by, in (0, 1).
         monitor: Name of the metric in the epoch's logs.
         patience: Number of epochs without improvement before a step, at least 0.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-        **options: Arguments of `AlphaCallback`: `mode`, `min_delta`, `verbose`.
-
-    Raises:
-        ValueError: If an argument is out of range, or arguments contradict each other.
+        **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
     """
 
     def __init__(
@@ -120,8 +94,7 @@ class AlphaReduceOnPlateau(AlphaCallback):
         threshold: float = 0.015,
         **options: Any,
     ):
-        if monitor is None:
-            raise ValueError("`monitor` must be the name of a metric. Received: monitor=None")
+        require(monitor is not None, "monitor", monitor, "the name of a metric")
         schedule = schedules.MultiplicativeDecay(factor, threshold=threshold)
         super().__init__(schedule, monitor=monitor, patience=patience, **options)
 
@@ -156,8 +129,7 @@ def make_alpha_callback(
     Example:
         >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
     """
-    if schedule not in _CALLBACKS:
-        raise ValueError(f"`schedule` must be a ScheduleType. Received: schedule={schedule!r}")
+    require(schedule in _CALLBACKS, "schedule", schedule, "a ScheduleType")
     if isinstance(parameter, float) and parameter.is_integer():
         parameter = int(parameter)
     arguments = () if parameter is None else (parameter,)

@@ -1,4 +1,4 @@
-"""Schedules of α: pure functions of an integer step, usable without Keras."""
+"""Schedules of α: pure functions of an integer step."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import dataclasses
 import enum
 import fractions
 import math
-import numbers
-import operator
-from collections.abc import Callable
-from typing import Any
+
+from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
 
 _MAX_STEPS = 2**31 - 1  # The step is kept in an int32 variable.
 
@@ -30,14 +28,18 @@ class ScheduleType(enum.Enum):
 class AlphaSchedule(abc.ABC):
     """Maps the number of decay steps taken so far to α, from 1 at step 0 down to 0.
 
+    How long a step lasts, a schedule does not know: `AlphaCallback` takes one every epoch, every so
+    many epochs or batches, or when a metric has stalled; your own training loop, when it likes.
+
     A schedule holds no state, so that α at a step is the same number however it was reached.
-    Subclasses implement `decay`, which must never rise.
+    Subclasses implement `decay`, which must never rise. All take `threshold` by name, and raise if
+    an argument is out of range.
 
     Args:
         threshold: α at or below this value becomes exactly 0; in [0, 1).
 
     Raises:
-        ValueError: If `threshold` is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> schedule = StepDecay(step_size=0.25)
@@ -48,8 +50,8 @@ class AlphaSchedule(abc.ABC):
     threshold: float = dataclasses.field(default=0.015, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validates the fields; subclasses extend it."""
-        _require_number("threshold", self.threshold, lambda x: 0 <= x < 1, "a number in [0, 1)")
+        """Checks the fields; subclasses extend it."""
+        require_number("threshold", self.threshold, lambda x: 0 <= x < 1, "a number in [0, 1)")
 
     @abc.abstractmethod
     def decay(self, step: int) -> float:
@@ -67,9 +69,7 @@ class AlphaSchedule(abc.ABC):
         Raises:
             ValueError: If `step` is not such an integer, or `decay` returned more than 1.
         """
-        number = _as_int(step)
-        if number is None or number < 0:
-            raise ValueError(f"`step` must be an integer of at least 0. Received: step={step!r}")
+        number = require_integer("step", step, at_least=0)
         if number == 0:
             return 1.0
         value = self.decay(number)
@@ -107,18 +107,13 @@ class StepDecay(AlphaSchedule):
 
     Args:
         step_size: What one step takes off α, in (0, 1].
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        """Validates the fields."""
         super().__post_init__()
-        _require_number("step_size", self.step_size, lambda x: 0 < x <= 1, "a number in (0, 1]")
+        require_number("step_size", self.step_size, lambda x: 0 < x <= 1, "a number in (0, 1]")
 
     def decay(self, step: int) -> float:
         """Returns `1 − step·step_size`, computed in exact decimals."""
@@ -132,18 +127,13 @@ class ExponentialDecay(AlphaSchedule):
 
     Args:
         rate: Decay rate per step, greater than 0.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        """Validates the fields."""
         super().__post_init__()
-        _require_number("rate", self.rate, lambda x: 0 < x < math.inf, "a finite number above 0")
+        require_positive("rate", self.rate)
 
     def decay(self, step: int) -> float:
         """Returns `exp(−rate·step)`."""
@@ -156,18 +146,13 @@ class MultiplicativeDecay(AlphaSchedule):
 
     Args:
         factor: What one step multiplies α by, in (0, 1).
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     factor: float = 0.7
 
     def __post_init__(self) -> None:
-        """Validates the fields."""
         super().__post_init__()
-        _require_number("factor", self.factor, lambda x: 0 < x < 1, "a number in (0, 1)")
+        check_share("factor", self.factor)
 
     def decay(self, step: int) -> float:
         """Returns `factor ** step`."""
@@ -179,19 +164,14 @@ class LinearDecay(AlphaSchedule):
     """`α = 1 − step / steps`.
 
     Args:
-        steps: Step at which α is 0 (earlier, where α falls to `threshold` before), at least 1.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
+        steps: The step at which α is 0, at least 1; it is 0 earlier where it falls to `threshold`.
     """
 
     steps: int = 10
 
     def __post_init__(self) -> None:
-        """Validates the fields."""
         super().__post_init__()
-        _require_steps(self.steps)
+        require_integer("steps", self.steps, at_least=1, at_most=_MAX_STEPS)
 
     def decay(self, step: int) -> float:
         """Returns `1 − step / steps`."""
@@ -203,44 +183,15 @@ class CosineDecay(AlphaSchedule):
     """`α = (1 + cos(π·step / steps)) / 2`: slow at both ends (SGDR, Loshchilov & Hutter, 2017).
 
     Args:
-        steps: Step at which α is 0 (earlier, where α falls to `threshold` before), at least 1.
-        threshold: α at or below this value becomes exactly 0; in [0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
+        steps: The step at which α is 0, at least 1; it is 0 earlier where it falls to `threshold`.
     """
 
     steps: int = 10
 
     def __post_init__(self) -> None:
-        """Validates the fields."""
         super().__post_init__()
-        _require_steps(self.steps)
+        require_integer("steps", self.steps, at_least=1, at_most=_MAX_STEPS)
 
     def decay(self, step: int) -> float:
         """Returns `(1 + cos(π·step / steps)) / 2`, and 0 after `steps`."""
         return 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
-
-
-def _as_int(value: object) -> int | None:
-    """Returns `value` as an integer, or None if it is a bool or no integer."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
-def _require_number(
-    name: str, value: object, in_range: Callable[[Any], bool], expected: str
-) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not in_range(value):
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-
-
-def _require_steps(steps: object) -> None:
-    number = _as_int(steps)
-    if number is None or not 1 <= number <= _MAX_STEPS:
-        raise ValueError(
-            f"`steps` must be an integer in [1, {_MAX_STEPS}]. Received: steps={steps!r}"
-        )

@@ -7,7 +7,6 @@ from keras_branch_prune.analysis.costs import (
     count_parameters,
     graph_costs,
     graph_parameters,
-    layer_macs,
     model_costs,
 )
 from keras_branch_prune.analysis.groups import (
@@ -15,10 +14,20 @@ from keras_branch_prune.analysis.groups import (
     ChannelGroup,
     analyse,
     analyse_prunable,
-    check_weights,
 )
-from keras_branch_prune.analysis.narrowing import narrowed_graph, smallest, spread, without_numbers
-from keras_branch_prune.analysis.pruning_plan import GroupPlan, PruningPlan, check_plan, fingerprint
+from keras_branch_prune.analysis.narrowing import (
+    Narrowing,
+    narrowed_graph,
+    smallest,
+    spread,
+    without_numbers,
+)
+from keras_branch_prune.analysis.pruning_plan import (
+    GroupPlan,
+    PruningPlan,
+    analyse_for_plan,
+    fingerprint,
+)
 from keras_branch_prune.analysis.selection import Selectors, in_scope, selection_record
 
 __all__ = [
@@ -27,19 +36,18 @@ __all__ = [
     "Costs",
     "GroupPlan",
     "InputShape",
+    "Narrowing",
     "PruningPlan",
     "Selectors",
     "analyse",
+    "analyse_for_plan",
     "analyse_prunable",
-    "check_plan",
-    "check_weights",
     "count_macs",
     "count_parameters",
     "fingerprint",
     "graph_costs",
     "graph_parameters",
     "in_scope",
-    "layer_macs",
     "model_costs",
     "narrowed_graph",
     "selection_record",

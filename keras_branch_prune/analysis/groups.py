@@ -32,7 +32,7 @@ class ChannelGroup:
         producers: Names of the linear layers that produce these channels.
         consumers: Names of the linear layers that consume them.
         reason: Why the group cannot be pruned, or `None` if it can.
-        partitions: Number of equal runs of channels that must keep the same number of channels
+        conv_groups: Number of equal runs of channels that must keep the same number of channels
             each (more than 1 for grouped convolutions).
         parts: Which channels of the producers these are, such as `("a", "conv[0:22]")`, where they
             are not all of each producer's; else empty.
@@ -45,7 +45,7 @@ class ChannelGroup:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     reason: str | None = None
-    partitions: int = 1
+    conv_groups: int = 1
     parts: tuple[str, ...] = ()
     residual: bool = False
 
@@ -57,7 +57,7 @@ class ChannelGroup:
     @property
     def floor(self) -> int:
         """The smallest width that the group can have."""
-        return self.partitions if self.prunable else self.channels
+        return self.conv_groups if self.prunable else self.channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Exit:
 
     Args:
         name: Name of the first of these layers; tensors of one name share their expand map.
-        groups: Number of runs of channels that the expand map must not mix.
+        conv_groups: Number of runs of channels that the expand map must not mix.
     """
 
     name: str
-    groups: int
+    conv_groups: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,19 +128,19 @@ def _trace_all(graph: Graph, tracker: ChannelTracker) -> dict[Value, Layout | No
         traced = rule_for(call.unit).trace(call, inputs, tracker)
         found = [traced] if traced is None or isinstance(traced, Layout) else traced
         layouts.update(itertools.zip_longest(call.outputs, found))
-    _fix_outputs(graph, layouts, tracker)
+    _keep_outputs_whole(graph, layouts, tracker)
     return layouts
 
 
-def _fix_outputs(
+def _keep_outputs_whole(
     graph: Graph, layouts: Mapping[Value, Layout | None], tracker: ChannelTracker
 ) -> None:
     producer = graph.producer()
     for value in graph.output_values:
-        tracker.fix(layouts[value], "is a model output")
+        tracker.keep_whole(layouts[value], "is a model output")
         # A blend between a slice and the output would take the output's name.
         if value in producer and isinstance(rule_for(producer[value].unit), SlicingRule):
-            tracker.fix(layouts[producer[value].inputs[0]], "is sliced into a model output")
+            tracker.keep_whole(layouts[producer[value].inputs[0]], "is sliced into a model output")
 
 
 def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:
@@ -154,8 +154,8 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker)
     for value, unit, _, _ in tracker.consumers:
         for name in layouts[value].groups() & parts.keys() if value in layouts else ():
             consumers[name].append(unit.name)
-    partitions = _partitions(names, tracker)
-    reasons = _reasons(names, partitions, tracker)
+    conv_groups = _conv_groups(names, tracker)
+    reasons = _reasons(names, conv_groups, tracker)
     summed = _joined_by_sums(graph, layouts)
     groups = tuple(
         ChannelGroup(
@@ -164,7 +164,7 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker)
             producers=(producers := _sources(labels, tracker)),
             consumers=tuple(dict.fromkeys(consumers[name])),
             reason=reasons.get(name),
-            partitions=partitions.get(name, 1),
+            conv_groups=conv_groups.get(name, 1),
             parts=() if producers == tuple(labels) else tuple(labels),
             residual=len(labels) > 1 and name in summed,
         )
@@ -188,21 +188,21 @@ def _sources(labels: list[str], tracker: ChannelTracker) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tracker.runs[label].source for label in labels))
 
 
-def _partitions(names: Mapping[str, str], tracker: ChannelTracker) -> dict[str, int]:
-    partitions: dict[str, int] = {}
-    for label, number in tracker.partitions:
+def _conv_groups(names: Mapping[str, str], tracker: ChannelTracker) -> dict[str, int]:
+    conv_groups: dict[str, int] = {}
+    for label, number in tracker.conv_groups:
         name = names[label]
-        partitions[name] = math.lcm(partitions.get(name, 1), number)
-    return partitions
+        conv_groups[name] = math.lcm(conv_groups.get(name, 1), number)
+    return conv_groups
 
 
 def _reasons(
-    names: Mapping[str, str], partitions: Mapping[str, int], tracker: ChannelTracker
+    names: Mapping[str, str], conv_groups: Mapping[str, int], tracker: ChannelTracker
 ) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for label, reason in tracker.reasons:
         reasons.setdefault(names[label], reason)
-    for name, number in partitions.items():
+    for name, number in conv_groups.items():
         if number >= tracker.runs[name].channels:
             reasons.setdefault(name, "is used in groups of one channel")
     return reasons
@@ -228,13 +228,13 @@ def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
         sets.add((unit, role))
         sets.unite(value, (unit, role))
     names: dict[Any, str] = {}
-    groups: dict[Any, int] = {}
-    for value, unit, role, parts in consumers:
+    conv_groups: dict[Any, int] = {}
+    for value, unit, role, number in consumers:
         root = sets.find(value)
         names.setdefault(root, unit.name if role == "input" else f"{unit.name}__{role}")
-        groups[root] = math.lcm(groups.get(root, 1), parts)
+        conv_groups[root] = math.lcm(conv_groups.get(root, 1), number)
     roots = {value: sets.find(value) for value, _, _, _ in consumers}
-    return {value: Exit(names[root], groups[root]) for value, root in roots.items()}
+    return {value: Exit(names[root], conv_groups[root]) for value, root in roots.items()}
 
 
 def check_weights(graph: Graph) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from keras import tree
 
 from keras_branch_prune.analysis.groups import Analysis, ChannelGroup
-from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
+from keras_branch_prune.channels import Kept, Layout
 from keras_branch_prune.graph import Call, Graph, Unit, Value, replace_units
-from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
+from keras_branch_prune.rules import LinearRule, Rule, rule_for
 
 
 def spread(group: ChannelGroup, width: int) -> np.ndarray:
@@ -20,17 +19,17 @@ def spread(group: ChannelGroup, width: int) -> np.ndarray:
 
     Args:
         group: The channel group.
-        width: Number of channels, a multiple of the group's partitions.
+        width: Number of channels, a multiple of the group's `conv_groups`.
 
     Raises:
         ValueError: If it is not, or larger than the group.
     """
-    if width % group.partitions or not 0 < width <= group.channels:
+    if width % group.conv_groups or not 0 < width <= group.channels:
         raise ValueError(
-            f"The width of group '{group.name}' must be a multiple of {group.partitions} up to "
+            f"The width of group '{group.name}' must be a multiple of {group.conv_groups} up to "
             f"{group.channels}. Received: {width}"
         )
-    size, number = group.channels // group.partitions, width // group.partitions
+    size, number = group.channels // group.conv_groups, width // group.conv_groups
     starts = np.arange(0, group.channels, size)
     return (starts[:, None] + np.arange(number) * size // number).ravel()
 
@@ -63,30 +62,35 @@ def narrowed_graph(analysis: Analysis, kept: Kept) -> Graph:
         analysis: The channel groups of a model; its graph may be a part of the model's.
         kept: The channels that stay, by group.
     """
-    narrowing = _Narrowing(analysis, kept)
-
-    def lookup(leaf: Any) -> Any:
-        return narrowing.value(leaf) if isinstance(leaf, Value) else leaf
-
-    calls = []
-    for call in map(narrowing.parts, analysis.graph.calls):
-        structure = (call.args, dict(call.kwargs), call.outputs)
-        calls.append(Call(narrowing.unit(call), *tree.map_structure(lookup, structure)))
-    return dataclasses.replace(analysis.graph, calls=tuple(calls))
+    narrowing = Narrowing(analysis, kept)
+    calls = tuple(map(narrowing.call, analysis.graph.calls))
+    return dataclasses.replace(analysis.graph, calls=calls)
 
 
-class _Narrowing:
-    """Narrows the units and values of a graph."""
+class Narrowing:
+    """The narrow tensors and calls of a graph, made when they are asked for.
+
+    A tensor is the same at every use, and calls that share a layer still share it.
+
+    Args:
+        analysis: The channel groups of a model.
+        kept: The channels that stay, by group.
+    """
 
     def __init__(self, analysis: Analysis, kept: Kept):
         self._analysis = analysis
         self._kept = kept
-        self._units: dict[Unit, Unit] = {}
+        self._units: dict[Any, Unit] = {}
         self._values: dict[Value, Value] = {}
 
+    def layout(self, value: Value) -> Layout | None:
+        """Returns the layout of a tensor of which channels go, else `None`."""
+        layout = self._analysis.layouts.get(value)
+        return layout if layout is not None and layout.is_narrowed(self._kept) else None
+
     def value(self, value: Value) -> Value:
-        """Returns a value of the narrow shape, the same one at every use."""
-        layout = self._narrowed(value)
+        """Returns the tensor of the narrow shape, or the tensor itself if no channel goes."""
+        layout = self.layout(value)
         if layout is None:
             return value
         if value not in self._values:
@@ -95,40 +99,38 @@ class _Narrowing:
             self._values[value] = Value(tuple(shape), value.dtype)
         return self._values[value]
 
-    def parts(self, call: Call) -> Call:
-        """Returns the call; one that takes parts of a tensor takes them where they are then."""
-        rule = rule_for(call.unit)
-        if not isinstance(rule, SlicingRule):
-            return call
-        layout = self._narrowed(call.inputs[0])
-        return rule.narrow_call(call, layout, self._kept) if layout else call
+    def call(self, call: Call) -> Call:
+        """Returns the call of the narrow layer on the narrow tensors.
 
-    def unit(self, call: Call) -> Unit:
-        """Returns the narrow unit of a call, the same one for all calls of a unit."""
-        if call.unit not in self._units:
-            rule = rule_for(call.unit)
-            if isinstance(rule, LinearRule):
-                unit = self._multiplied(rule, call)
-            else:
-                layout = next(filter(None, map(self._narrowed, call.inputs)), None)
-                unit = rule.narrow(call.unit, layout, self._kept) if layout else call.unit
-            self._units[call.unit] = unit
-        return self._units[call.unit]
+        Channels of linear layers are selected when their weights are asked for; nothing is fitted.
+        """
+        rule = rule_for(call.unit)
+        if isinstance(rule, LinearRule):
+            if call.unit not in self._units:
+                self._units[call.unit] = self._multiplied(rule, call)
+            narrow = dataclasses.replace(call, unit=self._units[call.unit])
+        else:
+            narrow = self._narrowed(rule, call)
+        args, kwargs = narrow.bind(self.value)
+        return Call(narrow.unit, args, kwargs, tuple(map(self.value, call.outputs)))
+
+    def _narrowed(self, rule: Rule, call: Call) -> Call:
+        layout = next(filter(None, map(self.layout, call.inputs)), None)
+        if layout is None:
+            return call
+        narrow = rule.narrow(call, layout, self._kept)
+        # Calls that share weights are tied and narrowed alike; others may differ in their layouts.
+        key = call.unit if call.unit.weights else (call.unit, layout)
+        return dataclasses.replace(narrow, unit=self._units.setdefault(key, narrow.unit))
 
     def _multiplied(self, rule: LinearRule, call: Call) -> Unit:
-        target, expands = self._narrowed(call.outputs[0]), {}
+        target, expands = self.layout(call.outputs[0]), {}
         for role, value in rule.inputs(call).items():
-            layout = self._narrowed(value)
+            layout = self.layout(value)
             if layout is not None:
-                groups = self._analysis.exits[value].groups
-                selections = layout.selections(self._kept, groups)
-                expands[role] = ChannelMatrices(tuple(s.expand() for s in selections))
+                conv_groups = self._analysis.exits[value].conv_groups
+                expands[role] = layout.expand_map(self._kept, conv_groups)
         if target is None:
             return rule.multiply(call.unit, expands, None) if expands else call.unit
-        selections = target.selections(self._kept, rule.output_groups(call.unit))
-        reduce = ChannelMatrices(tuple(s.reduce() for s in selections))
+        reduce = target.reduce_map(self._kept, rule.conv_groups(call.unit))
         return rule.multiply(call.unit, expands, reduce)
-
-    def _narrowed(self, value: Value) -> Layout | None:
-        layout = self._analysis.layouts.get(value)
-        return layout if layout is not None and layout.is_narrowed(self._kept) else None

@@ -9,9 +9,12 @@ import json
 import os
 from typing import Any
 
-from keras_branch_prune.analysis.groups import Analysis
+import keras
+
+from keras_branch_prune.analysis.groups import Analysis, analyse, check_weights
 from keras_branch_prune.common import format_table
 from keras_branch_prune.files import atomic_write
+from keras_branch_prune.graph import canonical
 
 _FORMAT = 2
 
@@ -122,7 +125,22 @@ def fingerprint(analysis: Analysis) -> str:
     return hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:16]
 
 
-def check_plan(pruning_plan: PruningPlan, analysis: Analysis) -> None:
+def analyse_for_plan(model: keras.Model, plan: PruningPlan) -> Analysis:
+    """Returns the channel groups of a model that a plan is to be applied to.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or `plan` not a plan.
+        ValueError: If the plan was made for another model or is not consistent, or the model cannot
+            be analysed, is branched already or has weights that are not finite.
+    """
+    graph = canonical(model)
+    check_weights(graph)
+    analysis = analyse(graph)
+    _check_plan(plan, analysis)
+    return analysis
+
+
+def _check_plan(pruning_plan: PruningPlan, analysis: Analysis) -> None:
     """Raises unless the plan was made for a model of this structure and is consistent with it."""
     if not isinstance(pruning_plan, PruningPlan):
         raise TypeError(f"`plan` must be a PruningPlan. Received: {type(pruning_plan).__name__}")

@@ -8,9 +8,11 @@ from keras_branch_prune.benchmarking.layer_latency import (
 )
 from keras_branch_prune.benchmarking.measurement import benchmark, cpu_name
 from keras_branch_prune.benchmarking.result import BenchmarkResult
+from keras_branch_prune.benchmarking.rounds import BenchmarkError
 from keras_branch_prune.benchmarking.timing import Timing
 
 __all__ = [
+    "BenchmarkError",
     "BenchmarkResult",
     "Timing",
     "benchmark",

@@ -17,9 +17,9 @@ from keras_branch_prune.benchmarking.layer_latency import Measure, measure_in_tu
 
 _BLOCKS = {64: (128, 192), 32: (96, 128), 16: (96, 128), 8: (96, 128), 4: (96, 128)}
 """The sizes that are tried, with the widths, multiples of them, at which they are."""
-_REALISED = 0.45
-"""Within a block, narrowing saves less than this part of what its MACs promise; across blocks of
-half the size it would save 0.55 of it, and less where a kernel finishes half blocks more slowly."""
+_LEAST_SHARE_SAVED = 0.45
+"""Narrowing by less than a block saves less time than this share of the saved MACs. If the blocks
+had half the size it would save 0.55, and less where kernels take longer for half a block."""
 _SIZE, _DEPTH = 16, 4
 _CPU_BATCH, _GPU_BATCH = 4, 256
 
@@ -34,10 +34,10 @@ def block_size(dtype: str = "float32") -> int:
     Returns:
         Number of channels, a power of two; 1 if narrowing by any number of channels saves time.
     """
-    return measured_block_size(measure_in_turns, dtype)
+    return measure_block_size(measure_in_turns, dtype)
 
 
-def measured_block_size(measure: Measure, dtype: str = "float32") -> int:
+def measure_block_size(measure: Measure, dtype: str = "float32") -> int:
     """Returns the largest block size within which narrowing saves next to nothing.
 
     A stack of 3 × 3 convolutions is measured at widths `n` that are multiples of a block size `b`,
@@ -53,12 +53,12 @@ def measured_block_size(measure: Measure, dtype: str = "float32") -> int:
     times = measure({str(width): _convolutions(width, dtype) for width in needed}, batch)
     ms = {width: times[str(width)] for width in needed}
     for block, together in pairs.items():
-        if statistics.mean(_realised(ms, *pair) for pair in together) < _REALISED:
+        if statistics.mean(_share_saved(ms, *pair) for pair in together) < _LEAST_SHARE_SAVED:
             return block
     return 1
 
 
-def _realised(ms: dict[int, float], narrow: int, wide: int) -> float:
+def _share_saved(ms: dict[int, float], narrow: int, wide: int) -> float:
     """Returns what narrowing saves of the time, as a part of what it saves of the MACs."""
     return (1 - ms[narrow] / ms[wide]) / (1 - (narrow / wide) ** 2)
 

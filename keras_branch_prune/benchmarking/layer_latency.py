@@ -12,9 +12,10 @@ import keras
 import tensorflow as tf
 from keras import layers, tree
 
-from keras_branch_prune.analysis import graph_costs, layer_macs
+from keras_branch_prune.analysis import graph_costs
 from keras_branch_prune.exporting import inference_form, inference_function
 from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, random_inputs
+from keras_branch_prune.rules import layer_macs
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
 """Maps models by name and the batch size to ms per call by name."""
@@ -151,12 +152,8 @@ def _runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
 def _signature(call: Call) -> str:
     """Returns a text that is equal for calls that take equally long."""
     config = {key: value for key, value in call.unit.config.items() if key != "name"}
-    arguments = tree.map_structure(_described, (call.args, dict(call.kwargs)))
+    arguments = call.bind(lambda value: f"{value.dtype} {value.shape}")
     return json.dumps([call.unit.cls.__name__, config, arguments], sort_keys=True, default=str)
-
-
-def _described(leaf: Any) -> Any:
-    return f"{leaf.dtype} {leaf.shape}" if isinstance(leaf, Value) else leaf
 
 
 def _alone(call: Call) -> keras.Model:

@@ -13,22 +13,21 @@ import keras
 import tensorflow as tf
 
 from keras_branch_prune.analysis import InputShape
-from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared, prepared_models
 from keras_branch_prune.benchmarking.result import BenchmarkResult
 from keras_branch_prune.benchmarking.rounds import (
-    Calls,
-    Case,
+    CallTimes,
+    Workload,
+    find_peaks,
     measure,
-    model_cases,
-    peak_cases,
-    peaks,
-    started,
+    model_workloads,
+    peak_workloads,
+    start_workers,
     warm_up,
 )
 from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
-from keras_branch_prune.runtimes import BenchmarkError
-
-__all__ = ["BenchmarkError", "BenchmarkResult", "benchmark"]
+from keras_branch_prune.benchmarking.variants import Variant, export_models
+from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.exporting import FORMATS
 
 _DEVICES = ("cpu", "gpu")
 
@@ -105,16 +104,16 @@ def benchmark(
     batch_sizes = sorted(set(batch_sizes))
     with tempfile.TemporaryDirectory() as scratch:
         backends = tuple(dict.fromkeys(backends))
-        variants = prepared_models(models, backends, Path(scratch), input_shape)
-        cases = model_cases(variants, devices, counts)
-        cases += peak_cases(devices, counts) if peak else []
-        with started(cases, variants, input_shape, timeout) as workers:
-            facts = {case: worker.ready() for case, worker in workers.items()}
+        variants = export_models(models, backends, Path(scratch), input_shape)
+        workloads = model_workloads(variants, devices, counts)
+        workloads += peak_workloads(devices, counts) if peak else []
+        with start_workers(workloads, variants, input_shape, timeout) as workers:
+            facts = {workload: worker.ask("facts") for workload, worker in workers.items()}
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)
         results = [_variant_result(*item, calls_ms, memory) for item in variants.items()]
-    found = peaks({case: fact["flop"] for case, fact in facts.items()}, calls_ms)
-    return BenchmarkResult(tuple(results), _environment(facts.values(), counts, rounds), found)
+    peaks = find_peaks({workload: fact["flop"] for workload, fact in facts.items()}, calls_ms)
+    return BenchmarkResult(tuple(results), _environment(facts.values(), counts, rounds), peaks)
 
 
 def _check(
@@ -133,24 +132,16 @@ def _check(
         raise ValueError(
             f"`batch_sizes` must be a sequence of integers, not empty. Received: {batch_sizes!r}"
         )
-    if not backends or not set(backends) <= set(BACKENDS):
+    if not backends or not set(backends) <= set(FORMATS):
         raise ValueError(
-            f"`backends` must be a sequence of some of {tuple(BACKENDS)}. Received: {backends!r}"
+            f"`backends` must be a sequence of some of {tuple(FORMATS)}. Received: {backends!r}"
         )
-    for name, value in [
-        ("rounds", rounds),
-        *((f"batch_sizes[{i}]", size) for i, size in enumerate(batch_sizes)),
-    ]:
-        _require_positive(name, value)
-    if seconds <= 0:
-        raise ValueError(f"`seconds` must be positive. Received: {seconds!r}")
+    require_integer("rounds", rounds, 1)
+    for index, size in enumerate(batch_sizes):
+        require_integer(f"batch_sizes[{index}]", size, 1)
+    require_number("seconds", seconds, lambda x: x > 0, "a positive number")
     if devices is not None and (not devices or not set(devices) <= set(_DEVICES)):
         raise ValueError(f"`devices` must be some of {_DEVICES}. Received: {devices!r}")
-
-
-def _require_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
 
 
 def _thread_counts(threads: Any) -> tuple[int | None, ...]:
@@ -161,7 +152,7 @@ def _thread_counts(threads: Any) -> tuple[int | None, ...]:
         raise ValueError(f"`threads` must not be empty. Received: {threads!r}")
     for index, count in enumerate(counts):
         if count is not None:
-            _require_positive(f"threads[{index}]" if several else "threads", count)
+            require_integer(f"threads[{index}]" if several else "threads", count, 1)
     return tuple(dict.fromkeys(counts))
 
 
@@ -170,15 +161,15 @@ def _visible_devices() -> tuple[str, ...]:
 
 
 def _variant_result(
-    name: str, prepared: Prepared, calls_ms: Calls, memory: Mapping[tuple[Case, int], Any]
+    name: str, variant: Variant, calls_ms: CallTimes, memory: Mapping[tuple[Workload, int], Any]
 ) -> VariantResult:
     timings = tuple(
-        make_timing(case.device, size, calls_ms[case, size], used, case.backend, case.threads)
-        for (case, size), used in memory.items()
-        if case.variant == name
+        make_timing(x.device, size, calls_ms[x, size], used, x.backend, x.threads)
+        for (x, size), used in memory.items()
+        if x.variant == name
     )
-    sizes = {backend: prepared.size_mib(backend) for backend in prepared.paths}
-    costs = prepared.costs
+    sizes = {backend: variant.size_mib(backend) for backend in variant.paths}
+    costs = variant.costs
     if costs is None:
         return VariantResult(name, None, None, (), sizes, timings)
     return VariantResult(name, costs.parameters, costs.macs, costs.uncounted, sizes, timings)

@@ -7,16 +7,29 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from keras_branch_prune.analysis import InputShape
-from keras_branch_prune.benchmarking.backends import BACKENDS, Prepared
 from keras_branch_prune.benchmarking.timing import Peak
-from keras_branch_prune.runtimes import Worker, start_worker
+from keras_branch_prune.benchmarking.variants import Variant
+from keras_branch_prune.exporting import FORMATS
+from keras_branch_prune.runtimes import Options, Worker, WorkerError, start_worker
 
 _WARM_UP_CALLS = 3
 _CALLS_PER_ROUND = 3
 
 
-class Case(NamedTuple):
-    """What one process measures; the products of matrices have no variant."""
+class BenchmarkError(RuntimeError):
+    """A process that measures a model ended, or did not answer within `timeout`.
+
+    The message ends with the last 2,000 characters of the process' error output. The last line of a
+    traceback there names the cause: a file that the runtime cannot load, an input whose shape is
+    open (pass `input_shape`), a GPU that is not there. Output that breaks off, or none, means that
+    the system ended the process, most often for want of memory: measure smaller batches, or fewer
+    models, backends and numbers of threads at once, for each has a process that stays. One that
+    gave no answer may be loading a large model or running a slow one: pass a larger `timeout`.
+    """
+
+
+class Workload(NamedTuple):
+    """What one process measures: a variant as a backend runs it, or products of matrices."""
 
     device: str
     backend: str
@@ -24,103 +37,118 @@ class Case(NamedTuple):
     variant: str = ""
 
     @property
+    def runtime(self) -> str:
+        """What the process runs: a key of `runtimes.RUNTIMES`."""
+        return FORMATS[self.backend].runtime if self.variant else self.backend
+
+    @property
     def label(self) -> str:
-        """What error messages call it."""
+        """What error messages call the process."""
         what = f"'{self.variant}' by {self.backend}" if self.variant else "products of matrices"
         threads = "" if self.threads is None else f" with threads={self.threads}"
-        return f"{what} on the {self.device.upper()}{threads}"
+        return f"The process that measures {what} on the {self.device.upper()}{threads}"
 
 
-Calls = dict[tuple[Case, int], list[list[float]]]
-"""Case and batch size → the milliseconds of all calls, one list per round."""
+CallTimes = dict[tuple[Workload, int], list[list[float]]]
+"""Workload and batch size → the milliseconds of all calls, one list per round."""
 
 
-def model_cases(
-    variants: Mapping[str, Prepared], devices: Sequence[str], counts: Sequence[int | None]
-) -> list[Case]:
-    """Returns what is to be measured; what is compared with each other stands side by side.
+def model_workloads(
+    variants: Mapping[str, Variant], devices: Sequence[str], counts: Sequence[int | None]
+) -> list[Workload]:
+    """Returns what is to be measured; variants that are compared stand side by side.
 
     Raises:
         ValueError: If nothing is to be measured of a variant.
     """
-    backends = dict.fromkeys(x for prepared in variants.values() for x in prepared.paths)
-    cases = [
-        Case(device, backend, count, name)
+    backends = dict.fromkeys(x for variant in variants.values() for x in variant.paths)
+    workloads = [
+        Workload(device, backend, count, name)
         for device in devices
         for backend in backends
         for count in counts
-        for name, prepared in variants.items()
-        if backend in prepared.paths and device in BACKENDS[backend].devices
+        for name, variant in variants.items()
+        if backend in variant.paths and device in FORMATS[backend].devices
     ]
-    for name, prepared in variants.items():
-        if name not in {case.variant for case in cases}:
+    for name, variant in variants.items():
+        if name not in {workload.variant for workload in workloads}:
             raise ValueError(
-                f"'{name}' cannot be measured: its backends {tuple(prepared.paths)} run on the CPU "
+                f"'{name}' cannot be measured: its backends {tuple(variant.paths)} run on the CPU "
                 f"only. Received: devices={tuple(devices)}"
             )
-    return cases
+    return workloads
 
 
-def peak_cases(devices: Sequence[str], counts: Sequence[int | None]) -> list[Case]:
+def peak_workloads(devices: Sequence[str], counts: Sequence[int | None]) -> list[Workload]:
     """Returns the products of matrices that models are compared with."""
-    return [Case(device, "matmul", count) for device in devices for count in counts]
+    return [Workload(device, "matmul", count) for device in devices for count in counts]
 
 
 @contextmanager
-def started(
-    cases: Sequence[Case],
-    variants: Mapping[str, Prepared],
+def start_workers(
+    workloads: Sequence[Workload],
+    variants: Mapping[str, Variant],
     input_shape: InputShape | None,
     timeout: float,
-) -> Iterator[dict[Case, Worker]]:
-    """Starts one process per case, and ends them all at the end of the block."""
+) -> Iterator[dict[Workload, Worker]]:
+    """Starts one process per workload, and ends them all at the end of the block.
+
+    Raises:
+        BenchmarkError: If a process ends or does not answer within the block.
+    """
     with ExitStack() as stack:
         workers = {}
-        for case in cases:
-            path = str(variants[case.variant].paths[case.backend]) if case.variant else ""
-            options = {**case._asdict(), "path": path, "input_shape": input_shape}
-            workers[case] = stack.enter_context(start_worker(case.label, options, timeout))
-        yield workers
+        for workload in workloads:
+            name = workload.variant
+            path = variants[name].paths[workload.backend] if name else ""
+            options = Options(workload.threads, workload.device, reshape=True)
+            worker = start_worker(
+                workload.label, workload.runtime, path, timeout, options, input_shape
+            )
+            workers[workload] = stack.enter_context(worker)
+        try:
+            yield workers
+        except WorkerError as error:
+            raise BenchmarkError(str(error)) from error
 
 
 def warm_up(
-    workers: Mapping[Case, Worker], batch_sizes: Sequence[int]
-) -> dict[tuple[Case, int], Any]:
+    workers: Mapping[Workload, Worker], batch_sizes: Sequence[int]
+) -> dict[tuple[Workload, int], Any]:
     """Warms every worker up, small batches first; returns the peak memory after each."""
     return {
-        (case, size): worker.ask(command="warm_up", batch_size=size, calls=_WARM_UP_CALLS)
-        for case, worker in workers.items()
-        for size in _sizes(case, batch_sizes)
+        (workload, size): worker.ask("warm_up", batch_size=size, calls=_WARM_UP_CALLS)
+        for workload, worker in workers.items()
+        for size in _sizes(workload, batch_sizes)
     }
 
 
 def measure(
-    workers: Mapping[Case, Worker], batch_sizes: Sequence[int], rounds: int, seconds: float
-) -> Calls:
+    workers: Mapping[Workload, Worker], batch_sizes: Sequence[int], rounds: int, seconds: float
+) -> CallTimes:
     """Lets the workers take turns; returns the milliseconds of all calls."""
-    calls_ms: Calls = {}
+    calls_ms: CallTimes = {}
     turns = list(workers)
     for index in range(rounds):
         first = index % len(turns)
         for size in batch_sizes:
-            for case in turns[first:] + turns[:first]:
-                if size in _sizes(case, batch_sizes):
-                    answer = workers[case].ask(
-                        command="time", batch_size=size, seconds=seconds, calls=_CALLS_PER_ROUND
-                    )
-                    calls_ms.setdefault((case, size), []).append(answer["ms"])
+            for workload in turns[first:] + turns[:first]:
+                if size in _sizes(workload, batch_sizes):
+                    turn = {"batch_size": size, "seconds": seconds, "calls": _CALLS_PER_ROUND}
+                    answer = workers[workload].ask("time", **turn)
+                    calls_ms.setdefault((workload, size), []).append(answer["ms"])
     return calls_ms
 
 
-def _sizes(case: Case, batch_sizes: Sequence[int]) -> Sequence[int]:
+def _sizes(workload: Workload, batch_sizes: Sequence[int]) -> Sequence[int]:
     """Returns the batch sizes to measure; products of matrices have none and are measured once."""
-    return batch_sizes if case.variant else batch_sizes[:1]
+    return batch_sizes if workload.variant else batch_sizes[:1]
 
 
-def peaks(flops: Mapping[Case, int | None], calls_ms: Calls) -> tuple[Peak, ...]:
+def find_peaks(flops: Mapping[Workload, int | None], calls_ms: CallTimes) -> tuple[Peak, ...]:
     """Returns the highest speed of each product of matrices, given their FLOP."""
     return tuple(
-        Peak(case.device, case.threads, flop / (1e6 * min(map(min, calls))))
-        for (case, _), calls in calls_ms.items()
-        if (flop := flops[case])
+        Peak(workload.device, workload.threads, flop / (1e6 * min(map(min, calls))))
+        for (workload, _), calls in calls_ms.items()
+        if (flop := flops[workload])
     )

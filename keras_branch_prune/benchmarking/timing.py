@@ -7,6 +7,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from keras_branch_prune.common import check_share
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -142,8 +144,7 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
     Raises:
         ValueError: If `confidence` is out of its range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be a number in (0, 1). Received: {confidence!r}")
+    check_share("confidence", confidence)
     ordered, ranks = sorted(values), range(2, (len(values) + 1) // 2 + 1)
     rank = max((k for k in ranks if coverage(len(values), k) >= confidence), default=1)
     return ordered[rank - 1], ordered[-rank]

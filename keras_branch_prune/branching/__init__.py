@@ -4,6 +4,7 @@ from keras_branch_prune.branching.brancher import branch
 from keras_branch_prune.branching.merger import merge
 from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
 from keras_branch_prune.branching.refinement import Refinement, refine
+from keras_branch_prune.branching.selected_model import select, select_channels
 
 __all__ = [
     "Fitting",
@@ -12,4 +13,6 @@ __all__ = [
     "merge",
     "reconstruct",
     "refine",
+    "select",
+    "select_channels",
 ]

@@ -22,12 +22,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.analysis import Analysis, PruningPlan, analyse, check_plan, check_weights
+from keras_branch_prune.analysis import Analysis, Narrowing, PruningPlan, analyse_for_plan
 from keras_branch_prune.branching.reconstruction import reconstruct
-from keras_branch_prune.channels import Kept, Layout
-from keras_branch_prune.graph import Call, Deferred, Graph, ModelBuilder, Unit, Value, canonical
+from keras_branch_prune.channels import ChannelMatrices, Kept, Layout
+from keras_branch_prune.graph import Call, Graph, ModelBuilder, Unit, Value, unique_name
 from keras_branch_prune.layers import Alpha, AlphaBlend, ChannelMap, check_stochastic, narrow_name
-from keras_branch_prune.rules import LinearRule, SlicingRule, rule_for
+from keras_branch_prune.rules import LinearRule, rule_for
 
 
 def branch(
@@ -66,11 +66,8 @@ def branch(
             `seed` is of the wrong type.
     """
     check_stochastic(stochastic, seed)
-    graph = canonical(model)
-    check_weights(graph)
-    analysis = analyse(graph)
-    check_plan(plan, analysis)
-    frozen = [] if train_original else _trainable_layers(graph)
+    analysis = analyse_for_plan(model, plan)
+    frozen = [] if train_original else _trainable_layers(analysis.graph)
     chance = {"stochastic": stochastic, "seed": seed}
     branched = _Brancher(analysis, plan.kept, frozen, chance).build()
     if calibration is not None:
@@ -83,24 +80,17 @@ def _trainable_layers(graph: Graph) -> list[str]:
     return [unit.name for unit in units if unit.weights and unit.config.get("trainable", True)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Track:
-    """A tensor in both branches; `pruned` is `None` where no channel goes."""
-
-    original: Any
-    pruned: Any = None
-
-    def narrowest(self) -> Any:
-        """The tensor of the pruned branch, or the one that both branches share."""
-        return self.original if self.pruned is None else self.pruned
-
-
 class _Brancher:
-    """Runs the original and the pruned branch through the graph side by side."""
+    """Runs the original and the pruned branch through the graph side by side.
+
+    Tensors are held by the values of the graph, those of the pruned branch by the narrow values.
+    Where no channel goes these are the same, and both branches share a tensor.
+    """
 
     def __init__(self, analysis: Analysis, kept: Kept, frozen: list[str], chance: dict[str, Any]):
         self._analysis = analysis
         self._kept = kept
+        self._narrowing = Narrowing(analysis, kept)
         self._builder = ModelBuilder(analysis.graph)
         self._frozen = set(frozen)
         self._chance = chance
@@ -108,56 +98,49 @@ class _Brancher:
         alpha = Unit("alpha", Alpha, {"name": "alpha", "frozen": frozen})
         self._alpha = self._builder.apply(alpha, self._builder.inputs[0])
         self._units: dict[Any, Unit] = {}
+        self._names = {call.unit.name for call in analysis.graph.calls}
+        self._narrowed: set[str] = set()
         self._blended: dict[Value, Any] = {}
+        self._tensors: dict[Value, Any] = {}
 
     def build(self) -> keras.Model:
         """Returns the branched model."""
-        inputs = [_Track(tensor) for tensor in self._builder.inputs]
-        outputs = self._analysis.graph.run(inputs, self._call)
-        return self._builder.finish(tree.map_structure(lambda track: track.original, outputs))
+        graph = self._analysis.graph
+        self._tensors.update(zip(graph.input_values, self._builder.inputs, strict=True))
+        for call in graph.calls:
+            rule = rule_for(call.unit)
+            if isinstance(rule, LinearRule):
+                self._call_linear(rule, call)
+            else:
+                self._call_region(call)
+        return self._builder.finish(tree.map_structure(self._tensors.__getitem__, graph.outputs))
 
-    def _call(self, call: Call, *args: Any, **kwargs: Any) -> Any:
-        rule = rule_for(call.unit)
-        if isinstance(rule, LinearRule):
-            return self._call_linear(rule, call, *args, **kwargs)
-        original = self._apply(self._original(call), args, kwargs, lambda track: track.original)
-        layout = next(filter(None, map(self._narrowed, call.inputs)), None)
-        if layout is None:
-            return tree.map_structure(_Track, original)
-        if isinstance(rule, SlicingRule):
-            call = rule.narrow_call(call, layout, self._kept)
-            args = (*args[:1], *call.args[1:])
-        pruned = self._apply(self._pruned(call, layout), args, kwargs, _Track.narrowest)
-        pairs = zip(call.outputs, tree.flatten(original), tree.flatten(pruned), strict=True)
-        return [self._track(call, *pair) for pair in pairs]
+    def _call_region(self, call: Call) -> None:
+        original = self._apply(self._original(call.unit), call, self._tensors.__getitem__)
+        self._tensors.update(zip(call.outputs, original, strict=True))
+        narrow = self._narrowing.call(call)
+        if narrow.inputs == call.inputs:
+            return
+        pruned = self._apply(self._pruned(narrow.unit), narrow, self._tensors.__getitem__)
+        for value, narrow_value, tensor in zip(call.outputs, narrow.outputs, pruned, strict=True):
+            # A slice may take none of the channels that go: the branches meet again.
+            if narrow_value is value:
+                tensor = self._mix(call, value, tensor, value.dtype)
+            self._tensors[narrow_value] = tensor
 
-    def _track(self, call: Call, value: Value, original: Any, pruned: Any) -> _Track:
-        """Returns both tensors, or their blend where a slice has left no channel that goes."""
-        if self._narrowed(value) is not None:
-            return _Track(original, pruned)
-        return _Track(self._mix(call, value.dtype, original, pruned))
+    def _call_linear(self, rule: LinearRule, call: Call) -> None:
+        unit, value = self._original(call.unit), call.outputs[0]
+        outputs = self._apply(unit, call, lambda value: self._blend(call, value))
+        self._tensors.update(zip(call.outputs, outputs, strict=True))
+        layout = self._narrowing.layout(value)
+        if layout is not None:
+            reduced = self._builder.apply(self._reduce(rule, call, layout), self._tensors[value])
+            self._tensors[self._narrowing.value(value)] = reduced
 
-    def _call_linear(self, rule: LinearRule, call: Call, *args: Any, **kwargs: Any) -> _Track:
-        values = iter(call.inputs)
-        output = self._apply(
-            self._original(call), args, kwargs, lambda track: self._blend(call, next(values), track)
-        )
-        layout = self._narrowed(call.outputs[0])
-        if layout is None:
-            return _Track(output)
-        return _Track(output, self._builder.apply(self._reduce(rule, call, layout), output))
-
-    def _apply(self, unit: Unit, args: tuple, kwargs: dict, select: Callable[[_Track], Any]) -> Any:
-        """Calls the layer of `unit`; `select` takes its inputs from one of the branches."""
-        args, kwargs = tree.map_structure(
-            lambda leaf: select(leaf) if isinstance(leaf, _Track) else leaf, (args, kwargs)
-        )
-        return self._builder.apply(unit, *args, **kwargs)
-
-    def _narrowed(self, value: Value) -> Layout | None:
-        """Returns the layout of a tensor that is narrower in the pruned branch, else `None`."""
-        layout = self._analysis.layouts.get(value)
-        return layout if layout is not None and layout.is_narrowed(self._kept) else None
+    def _apply(self, unit: Unit, call: Call, lookup: Callable[[Value], Any]) -> list[Any]:
+        """Calls the layer of `unit` as `call` says; `lookup` finds the tensors."""
+        args, kwargs = call.bind(lookup)
+        return tree.flatten(self._builder.apply(unit, *args, **kwargs))
 
     def _once(self, key: Any, make: Callable[[], Unit]) -> Unit:
         """Makes a unit at its first use, so that calls that share a layer still share it."""
@@ -165,27 +148,32 @@ class _Brancher:
             self._units[key] = make()
         return self._units[key]
 
-    def _original(self, call: Call) -> Unit:
-        unit = call.unit
+    def _original(self, unit: Unit) -> Unit:
         if unit.name not in self._frozen:
             return unit
         return self._once(unit, lambda: unit.replace(config={"trainable": False}))
 
-    def _pruned(self, call: Call, layout: Layout) -> Unit:
-        name = narrow_name(call.unit.name)
-        narrow = rule_for(call.unit).narrow
-        return self._once(
-            (name, layout), lambda: narrow(call.unit, layout, self._kept).replace(name=name)
-        )
+    def _pruned(self, unit: Unit) -> Unit:
+        """The narrow copy of a layer; of one that has several, each has a name of its own."""
+
+        def make() -> Unit:
+            name = unit.name
+            if name in self._narrowed:
+                name = unique_name(name, self._names)
+            self._narrowed.add(name)
+            return unit.replace(name=narrow_name(name))
+
+        return self._once(("narrow", unit), make)
 
     def _reduce(self, rule: LinearRule, call: Call, layout: Layout) -> Unit:
         """The map C → k after a producer; it has a bias if the producer has one."""
         name = f"{call.unit.name}__reduce"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, rule.output_groups(call.unit))
-            bias = [np.zeros(layout.width(self._kept))] if rule.has_bias(call.unit) else []
-            return _channel_map(name, call, layout.axis, [m.reduce() for m in maps], bias)
+            matrices = layout.reduce_map(self._kept, rule.conv_groups(call.unit))
+            if rule.has_bias(call.unit):
+                matrices = dataclasses.replace(matrices, bias=np.zeros(matrices.shape[1]))
+            return _channel_map(name, call, layout.axis, matrices)
 
         return self._once(name, make)
 
@@ -195,23 +183,23 @@ class _Brancher:
         name = f"{leaving.name}__expand"
 
         def make() -> Unit:
-            maps = layout.selections(self._kept, leaving.groups)
-            return _channel_map(name, call, layout.axis, [m.expand() for m in maps], [])
+            matrices = layout.expand_map(self._kept, leaving.conv_groups)
+            return _channel_map(name, call, layout.axis, matrices)
 
         return self._once((name, leaving), make)
 
-    def _blend(self, call: Call, value: Value, track: _Track) -> Any:
-        """Returns what a linear layer reads: both branches blended, or the one there is."""
-        layout = self._narrowed(value)
+    def _blend(self, call: Call, value: Value) -> Any:
+        """Returns what a linear layer reads: both branches blended, or the tensor they share."""
+        layout = self._narrowing.layout(value)
         if layout is None:
-            return track.original
+            return self._tensors[value]
         if value not in self._blended:
-            pruned = self._builder.apply(self._expand(call, value, layout), track.pruned)
-            dtype = call.unit.config["dtype"]
-            self._blended[value] = self._mix(call, dtype, track.original, pruned)
+            narrow = self._tensors[self._narrowing.value(value)]
+            pruned = self._builder.apply(self._expand(call, value, layout), narrow)
+            self._blended[value] = self._mix(call, value, pruned, call.unit.config["dtype"])
         return self._blended[value]
 
-    def _mix(self, call: Call, dtype: Any, original: Any, pruned: Any) -> Any:
+    def _mix(self, call: Call, value: Value, pruned: Any, dtype: Any) -> Any:
         name = f"{call.unit.name}__blend"
         config = {"name": name, "dtype": dtype, **self._chance}
         if config["seed"] is not None:
@@ -219,22 +207,17 @@ class _Brancher:
             config["seed"] += self._blends
         self._blends += 1
         blend = Unit(name, AlphaBlend, config)
-        return self._builder.apply(blend, [self._alpha, original, pruned])
+        return self._builder.apply(blend, [self._alpha, self._tensors[value], pruned])
 
 
-def _channel_map(
-    name: str,
-    call: Call,
-    axis: int,
-    maps: list[tuple[int, Deferred]],
-    bias: list[np.ndarray],
-) -> Unit:
+def _channel_map(name: str, call: Call, axis: int, matrices: ChannelMatrices) -> Unit:
     """Returns a `ChannelMap` with these weights and the dtype of the call's layer."""
+    bias = [] if matrices.bias is None else [matrices.bias]
     config = {
         "name": name,
-        "blocks": [[positions, *matrix.shape] for positions, matrix in maps],
+        "blocks": [[positions, *matrix.shape] for positions, matrix in matrices.blocks],
         "axis": axis,
         "use_bias": bool(bias),
         "dtype": call.unit.config["dtype"],
     }
-    return Unit(name, ChannelMap, config, (*(matrix for _, matrix in maps), *bias))
+    return Unit(name, ChannelMap, config, (*(matrix for _, matrix in matrices.blocks), *bias))

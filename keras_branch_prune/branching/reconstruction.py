@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from keras_branch_prune.branching.least_squares import ColumnStatistics, Moments
 from keras_branch_prune.branching.two_runs import ORIGINAL, Task, TwoRuns, is_narrow_norm
+from keras_branch_prune.common import require_bool, require_number
 from keras_branch_prune.data import Spool, read_batches
 from keras_branch_prune.graph import Unit, as_array, canonical
 from keras_branch_prune.layers import AlphaBlend, ChannelMap
@@ -44,7 +46,7 @@ class Fitting:
         ridge: Penalty of a map's distance from its start, relative to its inputs' mean square.
 
     Raises:
-        ValueError: If `ridge` is not a finite number ≥ 0.
+        ValueError: If `ridge` is not a finite number ≥ 0, or another argument not a bool.
     """
 
     expand: bool = True
@@ -53,8 +55,9 @@ class Fitting:
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ridge, (int, float)) or not 0 <= self.ridge < float("inf"):
-            raise ValueError(f"`ridge` must be a finite number ≥ 0. Received: {self.ridge!r}")
+        for name in ("expand", "reduce", "statistics"):
+            require_bool(name, getattr(self, name))
+        require_number("ridge", self.ridge, lambda x: 0 <= x < math.inf, "a finite number ≥ 0")
 
 
 def reconstruct(

@@ -23,7 +23,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import mask_of, require_number, require_tensorflow
+from keras_branch_prune.common import (
+    mask_of,
+    require_integer,
+    require_positive,
+    require_tensorflow,
+)
 from keras_branch_prune.data import Samples, Spool, read_batches
 from keras_branch_prune.graph import as_array, canonical, pack
 from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, value_of
@@ -99,7 +104,11 @@ def refine(
         >>> refine(branched, images, epochs=2).errors
         (0.034, 0.022, 0.019)
     """
-    _check(epochs, learning_rate, batch_size)
+    require_tensorflow("`refine`")
+    require_integer("epochs", epochs, at_least=1)
+    require_positive("learning_rate", learning_rate)
+    require_integer("batch_size", batch_size, at_least=1)
+    require_integer("seed", seed, at_least=0)
     pair = _Pair(branched)
     with Spool(memory_mib) as spool, _restore_on_error(pair):
         samples = Samples(spool, read_batches(data, pair.graph))
@@ -113,14 +122,6 @@ def refine(
                 best, weights = epoch, _values(pair.variables)
         _assign(pair.variables, weights)
     return Refinement(tuple(errors), tuple(losses), best)
-
-
-def _check(epochs: Any, learning_rate: Any, batch_size: Any) -> None:
-    require_tensorflow("`refine`")
-    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    require_number("learning_rate", learning_rate, lambda x: 0 < x < math.inf, "a positive number")
 
 
 class _Pair:

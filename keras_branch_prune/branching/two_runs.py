@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
-from keras import ops, tree
+from keras import ops
 
 from keras_branch_prune.data import Spool
 from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, substitute
@@ -140,10 +140,7 @@ class TwoRuns:
         """Runs the layer on all batches, drops what nobody reads any more, readies what can be."""
         layer, call = LayerRunner(task.call), task.call
         for tensors in self._batches(task):
-            args, kwargs = tree.map_structure(
-                lambda leaf, at=tensors: at[leaf] if isinstance(leaf, Value) else leaf,
-                (call.args, dict(call.kwargs)),
-            )
+            args, kwargs = call.bind(tensors.__getitem__)
             for value, tensor in zip(call.outputs, layer(*args, **kwargs), strict=True):
                 if self._readers[task.run, value]:
                     self._spool.append((task.run, value), ops.convert_to_numpy(tensor))

@@ -3,6 +3,7 @@
 from keras_branch_prune.channels.cuts import side_by_side
 from keras_branch_prune.channels.kernels import (
     ChannelMatrices,
+    expand_bias,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
@@ -19,6 +20,7 @@ __all__ = [
     "Layout",
     "Layouts",
     "Segment",
+    "expand_bias",
     "expand_kernel",
     "reduce_bias",
     "reduce_kernel",

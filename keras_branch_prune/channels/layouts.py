@@ -1,4 +1,41 @@
-"""How the channel axis of a tensor is made up of channel groups."""
+"""How the channel axis of a tensor is made up of channel groups.
+
+An example, a residual block with a concatenation, on images of 2 × 2 positions:
+
+    stem = Conv2D(6, 1, name="stem")(image)
+    left = Conv2D(4, 1, name="left")(stem)
+    right = Conv2D(2, 1, name="right")(stem)
+    joined = Concatenate()([left, right])
+    summed = Add()([stem, joined])
+    flat = Flatten()(summed)
+    head = Dense(5, name="head")(flat)
+
+**Runs and cuts.** In the first pass over the graph (`tracker.py`) the channels of every layer are
+one run. The sum would tie the run `stem` of 6 channels to `left | right`, 4 and 2 channels side by
+side. As they end at other channels, it ties nothing and asks for a cut of `stem` after channel 4
+(`cuts.py`). In the second pass `stem` is two runs, and nobody asks for more:
+
+    tensor          layout                          channels
+    stem, summed    stem[0:4] | stem[4:6]           4 + 2
+    joined          left | right                    4 + 2
+    flat            4 × (stem[0:4] | stem[4:6])     4 · (4 + 2) = 24
+
+**Groups.** The sum ties `left` to `stem[0:4]`, and `right` to `stem[4:6]`: two groups, named after
+their first runs, of 4 and 2 channels. So `joined` has the same layout as `stem` in the end.
+
+**Widths.** If `{"stem[0:4]": [0, 3], "stem[4:6]": [1]}` are kept,
+
+    tensor    channels    those that stay
+    stem      6 → 3       0, 3, 5
+    left      4 → 2       0, 3
+    right     2 → 1       1
+    flat      24 → 12     0, 3, 5 at the first position, 6, 9, 11 at the second …
+
+**Maps.** The reduce map of `stem` is one matrix (6, 3), with a 1 where a channel is taken; the
+expand map before `left` and `right` is its transpose. That before `head` is one block of 4
+positions, which share a matrix (3, 6). In the merged model the kernel of `head`, (24, 5), is
+(12, 5).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +45,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from keras_branch_prune.channels.kernels import ChannelMatrices
 from keras_branch_prune.graph import Deferred
 
 Kept = Mapping[str, Sequence[int] | np.ndarray]
@@ -36,10 +74,10 @@ class Segment:
         """Length along the channel axis."""
         return self.channels * (self.inner.size if self.inner else self.repeat)
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay, counted within the segment."""
         indices = np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
-        within = self.inner.kept(kept) if self.inner else np.arange(self.repeat)
+        within = self.inner.kept_indices(kept) if self.inner else np.arange(self.repeat)
         return (indices[:, None] * (self.size // self.channels) + within).ravel()
 
     def columns(self, group: str) -> np.ndarray:
@@ -90,43 +128,15 @@ class Block:
         """Channels at one position."""
         return sum(segment.size for segment in self.segments)
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices of the channels that stay at one position."""
         starts = [0, *self.ends()]
-        parts = [s.kept(kept) + start for s, start in zip(self.segments, starts, strict=False)]
-        return np.concatenate(parts)
+        pairs = zip(self.segments, starts, strict=False)
+        return np.concatenate([s.kept_indices(kept) + start for s, start in pairs])
 
     def ends(self) -> list[int]:
         """Returns where the segments end, counted in channels of one position."""
         return list(itertools.accumulate(segment.size for segment in self.segments))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Selection:
-    """Which channels of a block stay.
-
-    Args:
-        positions: How often the block repeats.
-        channels: Channels at one position.
-        kept: Indices of those that stay, of shape `(k,)`.
-    """
-
-    positions: int
-    channels: int
-    kept: np.ndarray
-
-    def expand(self) -> tuple[int, Deferred]:
-        """Returns `(positions, map (k, channels))`, the selected channels back to their places."""
-        return self.positions, Deferred((len(self.kept), self.channels), self._matrix)
-
-    def reduce(self) -> tuple[int, Deferred]:
-        """Returns `(positions, map (channels, k))`, which takes the selected channels."""
-        return self.positions, Deferred((self.channels, len(self.kept)), lambda: self._matrix().T)
-
-    def _matrix(self) -> np.ndarray:
-        matrix = np.zeros((len(self.kept), self.channels), np.float32)
-        matrix[np.arange(len(self.kept)), self.kept] = 1.0
-        return matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +208,12 @@ class Layout:
         """Whether any of the channels go."""
         return any(segment.is_narrowed(kept) for segment in self.segments())
 
-    def kept(self, kept: Kept) -> np.ndarray:
+    def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices along the channel axis that stay."""
         parts, start = [], 0
         for block in self.blocks:
             offsets = start + block.channels * np.arange(block.positions)
-            parts.append((offsets[:, None] + block.kept(kept)[None, :]).ravel())
+            parts.append((offsets[:, None] + block.kept_indices(kept)[None, :]).ravel())
             start += block.positions * block.channels
         return np.concatenate(parts)
 
@@ -211,21 +221,41 @@ class Layout:
         """Returns the number of indices along the channel axis that stay."""
         return sum(b.positions * sum(s.kept_size(kept) for s in b.segments) for b in self.blocks)
 
-    def selections(self, kept: Kept, groups: int = 1) -> list[Selection]:
-        """Returns the selection of the kept channels, by the blocks of a channel map.
+    def expand_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
+        """Returns the map that puts the channels that stay to their places, and 0 to all others.
 
         Args:
             kept: The channels that stay.
-            groups: Number of runs of channels that the map must not mix, each a block of its own;
-                more than 1 only for a single segment.
+            conv_groups: Number of runs of channels that the map must not mix, each a block of its
+                own; more than 1 only for a single segment.
+
+        Returns:
+            Matrices `(k, channels)`, which are not made before they are asked for.
         """
-        if groups == 1:
-            return [Selection(b.positions, b.channels, b.kept(kept)) for b in self.blocks]
-        (block,) = self.blocks
-        size = block.channels // groups
-        runs = np.split(block.kept(kept), groups)
-        return [Selection(1, size, run - start * size) for start, run in enumerate(runs)]
+        if conv_groups == 1:
+            blocks = [(b.positions, _rows(b.kept_indices(kept), b.channels)) for b in self.blocks]
+        else:
+            (block,) = self.blocks
+            size = block.channels // conv_groups
+            runs = np.split(block.kept_indices(kept), conv_groups)
+            blocks = [(1, _rows(run - start * size, size)) for start, run in enumerate(runs)]
+        return ChannelMatrices(tuple(blocks))
+
+    def reduce_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
+        """Returns the map that takes the channels that stay, the transpose of `expand_map`."""
+        return self.expand_map(kept, conv_groups).transposed()
 
 
 Layouts = Sequence[Layout | None]
-"""One layout per input tensor; `None` where the channels are not tracked, and thus fixed."""
+"""One layout per input tensor; `None` where the channels are not tracked: they all stay."""
+
+
+def _rows(indices: np.ndarray, channels: int) -> Deferred:
+    """Returns the rows of the identity at some indices, `(k, channels)`."""
+
+    def make() -> np.ndarray:
+        matrix = np.zeros((len(indices), channels), np.float32)
+        matrix[np.arange(len(indices)), indices] = 1.0
+        return matrix
+
+    return Deferred((len(indices), channels), make)

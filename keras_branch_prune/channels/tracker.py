@@ -23,7 +23,7 @@ class ChannelRun:
     """Neighbouring channels of one source.
 
     Args:
-        source: Name of the linear layer that produces them, or of channels that are fixed.
+        source: Name of the linear layer that produces them, or of constant channels.
         unit: That layer, or `None`.
         start: First channel, counted in the source.
         stop: Channel after the last.
@@ -43,7 +43,7 @@ class ChannelRun:
 
 
 class ChannelTracker:
-    """What the rules said in one pass over the graph; implements `rule_kinds.Tracker`.
+    """What the rules said about channels in one pass over the graph.
 
     Channels are known as runs. A source is one run, named as it is, unless it is cut: then it is
     several, named like `conv[0:22]`. Where tensors are tied whose runs end at different channels,
@@ -53,7 +53,7 @@ class ChannelTracker:
     Args:
         cuts: Where the sources are cut.
         positions: Which sources have several positions.
-        refine: Whether further cuts may be asked for, or what does not match is fixed.
+        refine: Whether further cuts may be asked for, or what does not match is kept whole.
     """
 
     def __init__(self, cuts: Cuts, positions: Positions, *, refine: bool = True) -> None:
@@ -61,35 +61,35 @@ class ChannelTracker:
         self.runs: dict[str, ChannelRun] = {}
         self.reasons: list[tuple[str, str]] = []
         self.consumers: list[tuple[Value, Unit, str, int]] = []
-        self.partitions: list[tuple[str, int]] = []
+        self.conv_groups: list[tuple[str, int]] = []
         self._cuts = cuts
         self._positions = positions
         self._refine = refine
         self._wanted: list[tuple[str, int]] = []
         self._unfolded: dict[str, int] = {}
         self._stand_ins = 0
-        self._fixed_sources = 0
+        self._constant_sources = 0
         self._shared: dict[tuple[Unit, str], Layout | None] = {}
 
     def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """See `rule_kinds.Tracker`. A unit called several times produces the same runs."""
+        """Returns the layout of the channels that `unit` produces, the same ones at every call."""
         layout = self._source(unit.name, unit, axis, channels)
         singles = [segment.group for segment in layout.segments() if segment.channels == 1]
         self.reasons.extend((name, "is a single channel") for name in singles)
         return layout
 
-    def fixed(self, axis: int, channels: int | None) -> Layout:
-        """See `rule_kinds.Tracker`."""
+    def constant_source(self, axis: int, channels: int | None) -> Layout:
+        """Returns the layout of channels that cannot be pruned."""
         if channels is None:
             raise ValueError("The channels of a tensor must be static to be followed")
-        name = f"fixed:{self._fixed_sources}"
-        self._fixed_sources += 1
+        name = f"constant:{self._constant_sources}"
+        self._constant_sources += 1
         layout = self._source(name, None, axis, channels)
-        self.fix(layout, "is joined with channels that are fixed")
+        self.keep_whole(layout, "is joined with channels that are fixed")
         return layout
 
     def tie(self, layouts: Layouts, where: str) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Gives all layouts the same widths; if that is impossible, keeps them whole."""
         known = [layout for layout in layouts if layout is not None]
         reason = None
         if len(known) < len(layouts):
@@ -101,19 +101,22 @@ class ChannelTracker:
                 return
             reason = f"{where} joins groups that are concatenated differently"
         for layout in known:
-            self._unite(known[0], layout) if reason is None else self.fix(layout, reason)
+            self._unite(known[0], layout) if reason is None else self.keep_whole(layout, reason)
 
     def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """See `rule_kinds.Tracker`."""
+        """Ties `layout` to those of the unit's other calls, which share its weights."""
         earlier = self._shared.setdefault((unit, role), layout)
         if earlier is not layout:
             self.tie([earlier, layout], f"'{unit.name}' ({unit.cls.__name__}, shared)")
 
     def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
-        """See `rule_kinds.Tracker`. Asks for the cuts that are not there yet."""
+        """Returns the layout of a run of the channels, which is pruned for itself.
+
+        Asks for the cuts that are not there yet.
+        """
         cuts = cuts_at(layout, (start, stop))
         if cuts is None or (cuts and not self._refine):
-            self.fix(layout, f"{where} parts channels that cannot be cut there")
+            self.keep_whole(layout, f"{where} parts channels that cannot be cut there")
             return None
         if not cuts:
             return layout.part(start, stop)
@@ -121,34 +124,42 @@ class ChannelTracker:
         return self._stand_in(layout.axis, stop - start)
 
     def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
-        """See `rule_kinds.Tracker`. Asks for the positions that are not there yet."""
+        """Returns the layout of the channels at one of the positions that an axis consists of.
+
+        Asks for the positions that are not there yet.
+        """
         block, *others = layout.blocks
         if not others and block.positions == positions:
             return Layout(layout.axis, (Block(1, block.segments),))
         segment = layout.single_segment()
         known = segment and self.runs.get(segment.group)
         if not segment or not known or known.source in self._positions or not self._refine:
-            self.fix(layout, f"{where} parts channels into positions that are not known as such")
+            reason = f"{where} parts channels into positions that are not known as such"
+            self.keep_whole(layout, reason)
             return None
         self._unfolded.setdefault(segment.group, positions)
         return self._stand_in(layout.axis, segment.channels // positions)
 
-    def fix(self, layout: Layout | None, reason: str) -> None:
-        """See `rule_kinds.Tracker`."""
+    def keep_whole(self, layout: Layout | None, reason: str) -> None:
+        """Keeps all groups of `layout` at their width."""
         if layout is not None:
             self.reasons.extend((name, reason) for name in sorted(layout.groups()))
 
-    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
-        """See `rule_kinds.Tracker`."""
-        self.consumers.append((value, unit, role, groups))
+    def consume(self, value: Value, unit: Unit, role: str, conv_groups: int = 1) -> None:
+        """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
+        self.consumers.append((value, unit, role, conv_groups))
 
-    def partition(self, layout: Layout, parts: int) -> None:
-        """See `rule_kinds.Tracker`. Channels that are cut elsewhere too are fixed."""
+    def partition(self, layout: Layout, conv_groups: int) -> None:
+        """Makes every one of `conv_groups` equal runs of channels keep the same number of them.
+
+        Channels that are joined with others are kept whole.
+        """
         segment = layout.single_segment()
         if segment is None:
-            self.fix(layout, f"is split into {parts} groups, but joined with other channels")
+            reason = f"is split into {conv_groups} groups, but joined with other channels"
+            self.keep_whole(layout, reason)
         else:
-            self.partitions.append((segment.group, parts))
+            self.conv_groups.append((segment.group, conv_groups))
 
     def new_cuts(self) -> dict[str, set[int]]:
         """Returns the cuts that this pass asked for, in all sources that are tied to each other."""

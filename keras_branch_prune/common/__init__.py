@@ -2,10 +2,13 @@
 
 from keras_branch_prune.common.arguments import (
     check_share,
-    number_or_nan,
     number_up_to,
+    require,
+    require_bool,
+    require_choice,
     require_integer,
     require_number,
+    require_positive,
 )
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.common.disjoint_sets import DisjointSets
@@ -33,15 +36,18 @@ __all__ = [
     "input_structure",
     "mask_of",
     "nodes_in_order",
-    "number_or_nan",
     "number_up_to",
     "object_sharing_scope",
     "operation_of",
     "output_index",
     "output_structure",
     "record_variables",
+    "require",
+    "require_bool",
+    "require_choice",
     "require_integer",
     "require_number",
+    "require_positive",
     "require_tensorflow",
     "safe_mode_scope",
     "scoped_objects",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
+from keras_branch_prune.common import number_up_to
 
 _MIB = 2**20
 
@@ -38,9 +41,7 @@ class Spool:
     """
 
     def __init__(self, memory_mib: float = 256):
-        if not isinstance(memory_mib, (int, float)) or not memory_mib >= 0:
-            raise ValueError(f"`memory_mib` must be a number ≥ 0. Received: {memory_mib!r}")
-        self._limit = memory_mib * _MIB
+        self._limit = number_up_to("memory_mib", memory_mib, at_most=math.inf) * _MIB
         self._held = 0
         self._batches: dict[Hashable, list[np.ndarray | _File]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="calibration-")

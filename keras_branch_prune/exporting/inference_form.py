@@ -69,9 +69,9 @@ def remove_training_only(graph: Graph) -> Graph:
     """
     heads = set(graph.output_values)
     idle = [call for call in graph.calls if _does_nothing(call)]
-    kept = {call.unit: _identity(call.unit) for call in idle if call.outputs[0] in heads}
+    identities = {call.unit: _identity(call.unit) for call in idle if call.outputs[0] in heads}
     source = {c.outputs[0]: c.inputs[0] for c in idle if c.outputs[0] not in heads}
-    return replace_units(substitute(graph, source), kept)
+    return replace_units(substitute(graph, source), identities)
 
 
 def _does_nothing(call: Call) -> bool:

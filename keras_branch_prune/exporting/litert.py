@@ -8,14 +8,16 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
+from keras_branch_prune.exporting.base import ConverterInput, Format, export_converted
 
 FORMAT = Format(
     title="LiteRT",
+    noun="a `.tflite` file",
+    runtime="litert",
+    export=lambda model, path, compared: export_litert(model, path, verify=False),
+    suffix=".tflite",
     extra="litert",
-    backend="litert",
-    converter=(),
-    runtime=("ai_edge_litert",),
+    runtime_modules=("ai_edge_litert",),
     tolerances={None: 0.0, "float16": 1e-2, "int8": 1e-1},
 )
 
@@ -65,16 +67,15 @@ def export_litert(
         RuntimeError: If Keras does not run on TensorFlow.
     """
 
-    def convert(served: Served, target: Path) -> None:
+    def convert(source: ConverterInput, target: Path) -> None:
         # The names are kept only if the variables are found in the module.
         module = tf.Module()
-        module.variables_of_model = served.variables
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([served.function], module)
+        module.variables_of_model = source.variables
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([source.function], module)
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         target.write_bytes(converter.convert())
 
-    target = file_target(path, ".tflite")
-    return export_converted(model, target, FORMAT, convert, verify, quantize)
+    return export_converted(model, path, FORMAT, convert, verify, quantize)

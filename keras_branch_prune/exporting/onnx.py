@@ -10,16 +10,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, file_target
+from keras_branch_prune.exporting.base import ConverterInput, Format, export_converted
 from keras_branch_prune.exporting.onnx_weights import store_weights
-from keras_branch_prune.exporting.serving import frozen
+from keras_branch_prune.exporting.serving import freeze_function
 
 FORMAT = Format(
     title="ONNX",
+    noun="an `.onnx` file",
+    runtime="onnxruntime",
+    export=lambda model, path, compared: export_onnx(model, path, verify=False),
+    suffix=".onnx",
     extra="onnx",
-    backend="onnxruntime",
-    converter=("onnx", "tf2onnx"),
-    runtime=("onnxruntime",),
+    converter_modules=("onnx", "tf2onnx"),
+    runtime_modules=("onnxruntime",),
     tolerances={None: 0.0, "float16": 1e-2, "int8": 1e-1},
 )
 
@@ -68,35 +71,34 @@ def export_onnx(
         RuntimeError: If Keras does not run on TensorFlow.
     """
 
-    def convert(served: Served, target: Path) -> None:
+    def convert(source: ConverterInput, target: Path) -> None:
         import onnx
 
-        proto = _converted(served)
+        proto = _make_proto(source)
         store_weights(proto, quantize)
         # Operations that tf2onnx cannot convert are left as they are, with no more than a message.
         onnx.checker.check_model(proto)
         target.write_bytes(proto.SerializeToString())
 
-    target = file_target(path, ".onnx")
-    return export_converted(model, target, FORMAT, convert, verify, quantize)
+    return export_converted(model, path, FORMAT, convert, verify, quantize)
 
 
-def _converted(served: Served) -> Any:
+def _make_proto(source: ConverterInput) -> Any:
     """Returns the model as an `onnx.ModelProto`."""
     import tf2onnx
 
-    specs = served.function.structured_input_signature[1]
+    specs = source.function.structured_input_signature[1]
     proto, _ = tf2onnx.convert.from_function(
-        _positional(served),
-        input_signature=[specs[name] for name in served.names.inputs],
-        custom_op_handlers={"Erfc": (_erfc, [])},
+        _positional_function(source),
+        input_signature=[specs[name] for name in source.names.inputs],
+        custom_op_handlers={"Erfc": (_write_erfc, [])},
     )
     return proto
 
 
-def _positional(served: Served) -> Any:
+def _positional_function(source: ConverterInput) -> Any:
     """Returns the model as a function of its inputs in order, without variables."""
-    run, names = frozen(served.function), served.names
+    run, names = freeze_function(source.function), source.names
 
     @tf.function(autograph=False)
     def serve(*tensors: Any) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _positional(served: Served) -> Any:
     return serve
 
 
-def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
+def _write_erfc(context: Any, node: Any, name: str, args: Any) -> None:
     """Writes erfc(x), which ONNX lacks, as 1 − erf(x): exact GELU needs it."""
     import tf2onnx
 

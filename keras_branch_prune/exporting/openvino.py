@@ -7,15 +7,17 @@ from pathlib import Path
 
 import keras
 
-from keras_branch_prune.exporting.formats import Format, Served, export_converted, folder_target
+from keras_branch_prune.exporting.base import ConverterInput, Format, export_converted
 
-_FILE = "model.xml"
 FORMAT = Format(
     title="OpenVINO",
+    noun="an OpenVINO model",
+    runtime="openvino",
+    export=lambda model, path, compared: export_openvino(model, path, verify=False),
+    marker="model.xml",
     extra="openvino",
-    backend="openvino",
-    converter=("openvino",),
-    runtime=("openvino",),
+    converter_modules=("openvino",),
+    runtime_modules=("openvino",),
     tolerances={None: 0.0, "float16": 1e-2},
 )
 
@@ -66,11 +68,11 @@ def export_openvino(
         RuntimeError: If Keras does not run on TensorFlow.
     """
 
-    def convert(served: Served, target: Path) -> None:
+    def convert(source: ConverterInput, target: Path) -> None:
         import openvino
 
-        converted = openvino.convert_model(served.function)
-        openvino.save_model(converted, target / _FILE, compress_to_fp16=quantize == "float16")
+        converted = openvino.convert_model(source.function)
+        file = target / FORMAT.marker
+        openvino.save_model(converted, file, compress_to_fp16=quantize == "float16")
 
-    target = folder_target(path, _FILE, "an OpenVINO model")
-    return export_converted(model, target, FORMAT, convert, verify, quantize)
+    return export_converted(model, path, FORMAT, convert, verify, quantize)

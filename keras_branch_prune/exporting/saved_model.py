@@ -1,4 +1,4 @@
-"""Exports of a model for serving, each compared with the Keras model after a fresh reload."""
+"""Export to a SavedModel, the format that TensorFlow serves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ import keras
 import tensorflow as tf
 
 from keras_branch_prune.common import require_tensorflow
-from keras_branch_prune.exporting.formats import folder_target
+from keras_branch_prune.exporting.base import Format
 from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.exporting.serving import Names, serving_function, serving_names
-from keras_branch_prune.exporting.verification import ExportError, verify_reloaded
+from keras_branch_prune.exporting.serving import (
+    SignatureNames,
+    fits_as_constants,
+    serving_function,
+    serving_names,
+)
+from keras_branch_prune.exporting.verification import verify_reloaded
 from keras_branch_prune.files import atomic_write
 
-__all__ = ["ExportError", "export_saved_model"]
-
 SIGNATURE = "serving_default"
+FORMAT = Format(
+    title="a SavedModel",
+    noun="a SavedModel",
+    runtime="saved_model",
+    export=lambda model, path, compared: export_saved_model(
+        model, path, verify=False, freeze=all(map(fits_as_constants, compared))
+    ),
+    marker="saved_model.pb",
+    devices=("cpu", "gpu"),
+)
 
 
 def export_saved_model(
@@ -65,18 +78,18 @@ def export_saved_model(
         ExportError: If the verification fails; nothing is written then.
         RuntimeError: If Keras does not run on TensorFlow.
     """
-    require_tensorflow("The export to a SavedModel")
-    target = folder_target(path, "saved_model.pb", "a SavedModel")
+    require_tensorflow(f"The export to {FORMAT.title}")
+    target = FORMAT.target(path)
     form = inference_form(model)
     names = serving_names(form)
     with atomic_write(target) as temporary:
-        _write(form, names, Path(temporary), freeze)
+        _write(form, names, temporary, freeze)
         if verify:
-            verify_reloaded(model, names, Path(temporary))
+            verify_reloaded(model, names, temporary, FORMAT.runtime)
     return target
 
 
-def _write(form: keras.Model, names: Names, folder: Path, freeze: bool) -> None:
+def _write(form: keras.Model, names: SignatureNames, folder: Path, freeze: bool) -> None:
     """Writes a model in inference form as it is."""
     module = tf.Module()
     signature, variables = serving_function(form, names, freeze)

@@ -21,9 +21,17 @@ from keras_branch_prune.graph import unique_name
 _MAX_FROZEN_BYTES = 256 * 2**20
 
 
-def serving_names(form: keras.Model) -> Names:
+@dataclasses.dataclass(frozen=True)
+class SignatureNames:
+    """The names in a signature, in the order of the model's flat inputs and outputs."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+def serving_names(form: keras.Model) -> SignatureNames:
     """Returns the names of inputs and outputs of an exported model, see `export_saved_model`."""
-    return Names(_input_names(form), _output_names(form))
+    return SignatureNames(_input_names(form), _output_names(form))
 
 
 def _input_names(form: keras.Model) -> list[str]:
@@ -43,7 +51,7 @@ def _output_names(form: keras.Model) -> list[str]:
 
 
 def serving_function(
-    form: keras.Model, names: Names, freeze: bool, portable: bool = False
+    form: keras.Model, names: SignatureNames, freeze: bool, portable: bool = False
 ) -> tuple[Any, list[Any] | None]:
     """Returns a model as a concrete function of named tensors.
 
@@ -94,15 +102,15 @@ def inference_function(
         results = form(tree.pack_sequence_as(form.input, tensors), training=False)
         return [tf.identity(tensor) for tensor in tree.flatten(results)]
 
-    with _nested_functions_inlined() if portable else nullcontext():
+    with _inline_nested_functions() if portable else nullcontext():
         concrete = predict.get_concrete_function(*specs)
-    if freeze and fits_frozen(form) and _may_be_frozen(concrete):
-        return frozen(concrete), None
+    if freeze and fits_as_constants(form) and _may_be_frozen(concrete):
+        return freeze_function(concrete), None
     return predict, list(concrete.variables)
 
 
 @contextmanager
-def _nested_functions_inlined() -> Iterator[None]:
+def _inline_nested_functions() -> Iterator[None]:
     """Traces what a `tf.function` calls as if it were written there, such as what XLA compiles."""
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
@@ -112,14 +120,14 @@ def _nested_functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def fits_frozen(model: keras.Model) -> bool:
-    """Whether `export_saved_model` turns the weights into constants if it may."""
+def fits_as_constants(model: keras.Model) -> bool:
+    """Returns whether the weights are few enough to become constants of an exported graph."""
     sizes = (math.prod(x.shape) * tf.as_dtype(x.dtype).size for x in model.weights)
     return sum(sizes) <= _MAX_FROZEN_BYTES
 
 
 def _may_be_frozen(concrete: Any) -> bool:
-    """Whether a function needs nothing but variables and values: a lookup table is neither."""
+    """Returns whether a function needs variables and values only: a lookup table is neither."""
     variables = {id(variable.handle) for variable in concrete.variables}
     return all(
         id(tensor) in variables or tensor.dtype not in (tf.resource, tf.variant)
@@ -127,7 +135,7 @@ def _may_be_frozen(concrete: Any) -> bool:
     )
 
 
-def frozen(concrete: Any) -> Callable[..., Sequence[Any]]:
+def freeze_function(concrete: Any) -> Callable[..., Sequence[Any]]:
     """Returns the function with variables and captured values turned into constants of its graph.
 
     It takes and returns the tensors flat, as TensorFlow flattens those of `concrete`.
@@ -142,11 +150,3 @@ def frozen(concrete: Any) -> Callable[..., Sequence[Any]]:
         return tf.graph_util.import_graph_def(graph_def, feeds, targets, name="")
 
     return run
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """The names in a signature, in the order of the model's flat inputs and outputs."""
-
-    inputs: list[str]
-    outputs: list[str]

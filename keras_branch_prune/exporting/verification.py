@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_branch_prune.exporting.serving import Names
+from keras_branch_prune.exporting.serving import SignatureNames
 from keras_branch_prune.graph import (
     build_model,
     canonical,
@@ -24,17 +20,17 @@ from keras_branch_prune.graph import (
     random_inputs,
     relative_error,
 )
-from keras_branch_prune.runtimes import command_line
+from keras_branch_prune.runtimes import Worker, WorkerError, start_worker
 
 _BATCHES = (1, 3)
 _TIMEOUT_S = 900
-_ERROR_TAIL = 2000
+_UNUSABLE = "The exported model could not be used in a fresh process; nothing was written."
 
 _TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
 _TOLERANCE = 1e-5
 
-# A model that amplifies rounding, as some do on random inputs, may differ by so many times what its
-# own outputs are off in float32, but by no more than the share of the largest output.
+# Some models amplify rounding on random inputs. Their exports may be off by `_ROUNDINGS` times what
+# the model itself is off from float64, and by `_MOST` of the largest output at the most.
 _ROUNDINGS = 4
 _MOST = 1e-3
 
@@ -45,9 +41,9 @@ class ExportError(RuntimeError):
 
 def verify_reloaded(
     model: keras.Model,
-    names: Names,
+    names: SignatureNames,
     path: Path,
-    runtime: str = "saved_model",
+    runtime: str,
     tolerance: float = 0.0,
 ) -> None:
     """Compares an exported model, run in a fresh process, with the model on random inputs.
@@ -58,7 +54,7 @@ def verify_reloaded(
         model: What was exported.
         names: Names of the inputs and outputs in the exported model.
         path: The exported model.
-        runtime: What runs it: "saved_model", "litert", "onnxruntime" or "openvino".
+        runtime: What runs it: a key of `runtimes.RUNTIMES`.
         tolerance: The bar, if that of the model's dtypes is lower.
 
     Raises:
@@ -86,7 +82,7 @@ def _error(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def _rounding(model: keras.Model, inputs: Any, outputs: Any) -> float:
-    """Returns how far a model's outputs are from those in float64; 0 if it does not take that."""
+    """Returns how far a model's outputs are from those in float64; 0 if it cannot compute that."""
     exact = outputs_in_float64(build_model(canonical(model)), inputs)
     return 0.0 if exact is None else relative_error(exact, outputs)
 
@@ -130,35 +126,30 @@ def _tolerance(model: keras.Model) -> float:
 
 
 def _reload_and_run(
-    path: Path, cases: Sequence[Sequence[np.ndarray]], names: Names, runtime: str
+    path: Path, cases: Sequence[Sequence[np.ndarray]], names: SignatureNames, runtime: str
 ) -> list[list[np.ndarray]]:
-    """Runs the exported model in a fresh process that knows neither the model nor us."""
-    with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
-        arrays = {f"{k}_{i}": x for k, case in enumerate(cases) for i, x in enumerate(case)}
-        np.savez(source, **arrays)  # type: ignore[arg-type]
-        task = json.dumps({**dataclasses.asdict(names), "cases": len(cases)})
-        _run_worker([runtime, str(path), str(source), str(target), task])
-        with np.load(target) as results:
-            outputs = range(len(names.outputs))
-            return [[results[f"{k}_{i}"] for i in outputs] for k in range(len(cases))]
-
-
-def _run_worker(arguments: Sequence[str]) -> None:
+    """Runs the exported model in a fresh process that knows neither the model nor this package."""
     try:
-        process = subprocess.run(
-            command_line("reload_worker", *arguments),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"The exported model gave no answer in {error.timeout} s.") from error
-    if process.returncode != 0:
+        with (
+            start_worker("The process", runtime, path, _TIMEOUT_S) as worker,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
+            return [_run(worker, arrays, names, Path(scratch)) for arrays in cases]
+    except WorkerError as error:
+        raise ExportError(f"{_UNUSABLE} {error}") from error
+
+
+def _run(
+    worker: Worker, arrays: Sequence[np.ndarray], names: SignatureNames, scratch: Path
+) -> list[np.ndarray]:
+    """Returns the outputs for one batch of inputs; both go by way of files."""
+    source, target = scratch / "inputs.npz", scratch / "outputs.npz"
+    np.savez(source, *arrays)
+    found = worker.ask("run", names=names.inputs, source=str(source), target=str(target))
+    with np.load(target) as stored:
+        outputs = dict(zip(found, stored.values(), strict=True))
+    if set(outputs) != set(names.outputs):
         raise ExportError(
-            "The exported model could not be used in a fresh process; nothing was written. "
-            f"It ended with:\n{process.stderr[-_ERROR_TAIL:]}"
+            f"{_UNUSABLE} It has the outputs {sorted(outputs)} instead of {sorted(names.outputs)}."
         )
+    return [outputs[name] for name in names.outputs]

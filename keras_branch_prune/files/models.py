@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.common import safe_mode_scope
+from keras_branch_prune.common import require_integer, safe_mode_scope
 from keras_branch_prune.files.archive import ModelFileError, read_archive
 from keras_branch_prune.files.atomic import atomic_write
 from keras_branch_prune.files.untrusted import check_config, count_values
@@ -43,17 +43,14 @@ def load_model(
         FileNotFoundError: There is no such file.
         IsADirectoryError: It is a directory.
         ModelFileError: It is not a Keras model, is corrupt, or is not safe to load.
-        ValueError: `max_parameters` is not a positive number.
+        ValueError: `max_parameters` is not a positive integer.
 
     Example:
         >>> keras_branch_prune.save_model(model, "model.keras")
         >>> model = keras_branch_prune.load_model("model.keras", compile=False)
     """
-    if max_parameters is not None and max_parameters < 1:
-        raise ValueError(
-            "Argument `max_parameters` must be a positive integer or None. "
-            f"Received: max_parameters={max_parameters}"
-        )
+    if max_parameters is not None:
+        require_integer("max_parameters", max_parameters, at_least=1)
     path = _require_file(path)
     objects = dict(custom_objects or {})
     try:

@@ -1,5 +1,6 @@
 """A model as a flat graph that is held as data: read from Keras, rewritten, and built again."""
 
+from keras_branch_prune.graph.activations import has_fused_activation, set_activation_lookup
 from keras_branch_prune.graph.attention import (
     MAY_BE_MASKED,
     attention_inputs,
@@ -36,12 +37,14 @@ __all__ = [
     "check_equivalent",
     "fuse",
     "fuse_attention",
+    "has_fused_activation",
     "is_finite",
     "outputs_in_float64",
     "pack",
     "random_inputs",
     "relative_error",
     "replace_units",
+    "set_activation_lookup",
     "substitute",
     "unique_name",
     "why_whole",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 
@@ -12,19 +12,22 @@ from keras_branch_prune.graph.rewriting import replace_units
 
 ACTIVATION_SUFFIX = "__activation"
 
+ActivationLookup = Callable[[type], str | None]
+"""Maps a layer class to the config key of its fused activation, `None` if it has none."""
 
-_FUSED_ACTIVATION_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
+_lookup: ActivationLookup = dict[type, str]().get
+
+
+def set_activation_lookup(lookup: ActivationLookup) -> None:
+    """Sets who knows about fused activations: the table of rules, which lies above this folder."""
+    global _lookup
+    _lookup = lookup
+
+
+def has_fused_activation(unit: Unit) -> bool:
+    """Whether a layer applies an activation to what it returns."""
+    key = _lookup(unit.cls)
+    return key is not None and unit.config.get(key) not in (None, "linear")
 
 
 def split_activations(graph: Graph) -> Graph:
@@ -34,7 +37,7 @@ def split_activations(graph: Graph) -> Graph:
     parts: dict[Unit, tuple[Unit, Unit]] = {}
     calls: list[Call] = []
     for call in graph.calls:
-        if call.unit in keep or not _has_fused_activation(call.unit):
+        if call.unit in keep or not has_fused_activation(call.unit):
             calls.append(call)
             continue
         if call.unit not in parts:
@@ -47,15 +50,11 @@ def split_activations(graph: Graph) -> Graph:
     return dataclasses.replace(graph, calls=tuple(calls))
 
 
-def _has_fused_activation(unit: Unit) -> bool:
-    return unit.cls in _FUSED_ACTIVATION_LAYERS and unit.config["activation"] != "linear"
-
-
 def _split_activation(unit: Unit) -> tuple[Unit, Unit]:
-    name = unit.name + ACTIVATION_SUFFIX
-    config = {key: unit.config[key] for key in ("activation", "dtype")}
-    activation = Unit(name, keras.layers.Activation, {**config, "name": name})
-    return unit.replace(config={"activation": "linear"}), activation
+    key, name = _lookup(unit.cls), unit.name + ACTIVATION_SUFFIX
+    assert key is not None
+    config = {"activation": unit.config[key], "dtype": unit.config["dtype"], "name": name}
+    return unit.replace(config={key: "linear"}), Unit(name, keras.layers.Activation, config)
 
 
 def fuse_activations(graph: Graph) -> Graph:
@@ -67,7 +66,7 @@ def fuse_activations(graph: Graph) -> Graph:
     readers = graph.consumers()
     followers: dict[Unit, set[Unit | None]] = {}
     for call in graph.calls:
-        if call.unit.cls in _FUSED_ACTIVATION_LAYERS:
+        if _lookup(call.unit.cls) is not None:
             follower = _only_reader(call, readers, graph)
             name = call.unit.name + ACTIVATION_SUFFIX
             split = follower.unit if follower and follower.unit.name == name else None
@@ -82,7 +81,7 @@ def fuse_activations(graph: Graph) -> Graph:
         if call.unit not in parts.values()
     ]
     wholes = {
-        linear: linear.replace(config={"activation": activation.config["activation"]})
+        linear: linear.replace(config={_lookup(linear.cls): activation.config["activation"]})
         for linear, activation in parts.items()
     }
     return replace_units(dataclasses.replace(graph, calls=tuple(calls)), wholes)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_branch_prune.graph.graph import Call, Graph, Unit, Value
+from keras_branch_prune.graph.graph import Call, Graph, Unit
 from keras_branch_prune.graph.rewriting import pack, unique_name
 
 
@@ -76,18 +76,14 @@ class LayerRunner:
     def __init__(self, call: Call):
         self._layer = call.unit.build()
         # A call on symbolic tensors makes the variables without computing anything.
-        symbols = tree.map_structure(_make_symbolic, (call.args, dict(call.kwargs)))
-        self._layer(*symbols[0], **symbols[1])
+        args, kwargs = call.bind(lambda value: keras.KerasTensor(value.shape, value.dtype))
+        self._layer(*args, **kwargs)
         if call.unit.weights:
             _set_weights(self._layer, call.unit)
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Returns the outputs of the layer in inference mode, as tensors, flat."""
         return tree.flatten(self._layer(*args, **kwargs))
-
-
-def _make_symbolic(leaf: Any) -> Any:
-    return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Value) else leaf
 
 
 def build_model(graph: Graph) -> keras.Model:

@@ -110,6 +110,17 @@ class Call:
         leaves = tree.flatten((self.args, dict(self.kwargs)))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Value))
 
+    def replace_unit(self, **changes: Any) -> Call:
+        """Returns the call with some fields of its unit changed, see `Unit.replace`."""
+        return dataclasses.replace(self, unit=self.unit.replace(**changes))
+
+    def bind(self, lookup: Callable[[Value], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns args and kwargs with each `Value` replaced by what `lookup` returns for it."""
+        return tree.map_structure(
+            lambda leaf: lookup(leaf) if isinstance(leaf, Value) else leaf,
+            (self.args, dict(self.kwargs)),
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
@@ -161,12 +172,8 @@ class Graph:
             The objects that stand for the outputs, in the structure of `outputs`.
         """
         objects: dict[Value, Any] = dict(zip(self.input_values, inputs, strict=True))
-
-        def lookup(leaf: Any) -> Any:
-            return objects[leaf] if isinstance(leaf, Value) else leaf
-
         for call in self.calls:
-            args, kwargs = tree.map_structure(lookup, (call.args, dict(call.kwargs)))
+            args, kwargs = call.bind(objects.__getitem__)
             results = tree.flatten(apply(call, *args, **kwargs))
             objects.update(zip(call.outputs, results, strict=True))
-        return tree.map_structure(lookup, self.outputs)
+        return tree.map_structure(objects.__getitem__, self.outputs)

@@ -29,10 +29,10 @@ def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
             b → c, what read a reads c.
     """
 
-    def resolve(leaf: Any) -> Any:
-        while leaf in values:
-            leaf = values[leaf]
-        return leaf
+    def resolve(value: Value) -> Value:
+        while value in values:
+            value = values[value]
+        return value
 
     outputs = tree.map_structure(resolve, graph.outputs)
     needed = set(tree.flatten(outputs))
@@ -40,10 +40,7 @@ def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
     calls = []
     for call in reversed(graph.calls):
         if needed.intersection(call.outputs):
-            args, kwargs = tree.map_structure(
-                lambda leaf: resolve(leaf) if isinstance(leaf, Value) else leaf,
-                (call.args, dict(call.kwargs)),
-            )
+            args, kwargs = call.bind(resolve)
             calls.append(dataclasses.replace(call, args=args, kwargs=kwargs))
             needed.update(calls[-1].inputs)
     return dataclasses.replace(graph, outputs=outputs, calls=tuple(reversed(calls)))

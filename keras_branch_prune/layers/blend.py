@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_branch_prune.common import require_bool, require_integer
 from keras_branch_prune.layers.names import PACKAGE
 
 
@@ -38,7 +38,7 @@ class AlphaBlend(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
         self.stochastic, self.seed = check_stochastic(stochastic, seed)
-        self._generator = keras.random.SeedGenerator(seed) if stochastic else None
+        self._generator = keras.random.SeedGenerator(self.seed) if stochastic else None
 
     def compute_mask(self, inputs: Sequence[Any], previous_mask: Any = None) -> Any:
         """Returns the Keras mask of the original branch's tensor."""
@@ -68,14 +68,8 @@ class AlphaBlend(keras.layers.Layer):
 
 def check_stochastic(stochastic: Any, seed: Any) -> tuple[bool, int | None]:
     """Returns the arguments of a stochastic blend, or raises `ValueError`."""
-    if not isinstance(stochastic, bool):
-        raise ValueError(f"`stochastic` must be a bool. Received: stochastic={stochastic!r}")
-    integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if seed is not None and not (integer and seed >= 0):
-        raise ValueError(
-            f"`seed` must be an integer of at least 0 or None. Received: seed={seed!r}"
-        )
-    return stochastic, None if seed is None else int(seed)
+    require_bool("stochastic", stochastic)
+    return stochastic, None if seed is None else require_integer("seed", seed, at_least=0)
 
 
 def share_of(tensor: Any, share: Any) -> Any:

@@ -2,10 +2,10 @@
 
 from keras_branch_prune.planning.planner import plan
 from keras_branch_prune.planning.targets import Latency
-from keras_branch_prune.planning.widths import nearest_width
+from keras_branch_prune.planning.widths import WidthLimits
 
 __all__ = [
     "Latency",
-    "nearest_width",
+    "WidthLimits",
     "plan",
 ]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from keras_branch_prune.analysis import ChannelGroup
-from keras_branch_prune.common import check_share
 from keras_branch_prune.planning.cost_model import CostModel
 from keras_branch_prune.planning.error_curves import Curves, error_curves
-from keras_branch_prune.planning.widths import WidthChoices, width_choices
+from keras_branch_prune.planning.widths import WidthChoices
 
 ALLOCATIONS = ("uniform", "global")
 
@@ -28,63 +26,50 @@ _STRIDES = 64
 
 
 def allocate(
-    model: CostModel,
-    groups: Sequence[ChannelGroup],
+    costs: CostModel,
+    choices: Sequence[WidthChoices],
     share: float,
     *,
     allocation: str = "uniform",
     errors: Mapping[str, np.ndarray] | None = None,
-    round_to: int | None = None,
-    floors: Mapping[str, int] | None = None,
-    ceilings: Mapping[str, int] | None = None,
-    unrounded: Collection[str] = (),
 ) -> dict[str, int]:
     """Returns widths at which the model costs at most, and nearly, a share of what it costs whole.
 
     Args:
-        model: The cost model.
-        groups: The groups to narrow; all others keep their widths.
-        share: The share of the whole model's cost, in (0, 1).
-        allocation: `"uniform"` or `"global"`.
+        costs: The cost model.
+        choices: The widths that every group to narrow may have; all others keep theirs. If the
+            largest of them bring the cost below the share, no group is narrowed further.
+        share: The share of the whole model's cost, in (0, 1), which `check_reachable` let pass.
+        allocation: One of `ALLOCATIONS`.
         errors: For `"global"`, by group name: the error if k of its channels are kept, shape
             `(channels + 1,)`, never rising with k. Only its lower convex hull counts.
-        round_to: Widths are multiples of it, or the full width.
-        floors: Smallest widths, by group name; what lies between two choices is rounded up.
-        ceilings: Largest widths likewise, rounded down. If they alone bring the cost below the
-            share, no group is narrowed further.
-        unrounded: Names of the groups that `round_to` does not count for.
 
     Returns:
-        Group name → width, for all of `groups`. The cost lies in [0.99, 1] of the share wherever
+        Group name → width, for all of `choices`. The cost lies in [0.99, 1] of the share wherever
         the steps of the widths are fine enough.
 
     Raises:
-        ValueError: If an argument is out of its range, or the share cannot be reached.
+        ValueError: If errors are missing or impossible.
     """
-    check_share(model.name, share)
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"`allocation` must be one of {ALLOCATIONS}. Received: {allocation!r}")
-    choices = width_choices(groups, round_to, floors, ceilings, unrounded)
     curves = error_curves(choices, errors) if allocation == "global" else {}
-    check_reachable(model, choices, share)
-    target = share * model.whole
+    target = share * costs.whole
     widths = {choice.name: choice.highest for choice in choices}
-    if model.cost(widths) <= target:
+    if costs.cost(widths) <= target:
         return widths
     if allocation == "uniform":
-        return _allocate_uniformly(model, choices, target)
-    return _allocate_globally(model, choices, target, curves)
+        return _allocate_uniformly(costs, choices, target)
+    return _allocate_globally(costs, choices, target, curves)
 
 
-def check_reachable(model: CostModel, choices: Sequence[WidthChoices], share: float) -> None:
+def check_reachable(costs: CostModel, choices: Sequence[WidthChoices], share: float) -> None:
     """Raises `ValueError`, with what can be reached, if the smallest widths cost more than that."""
-    floor = model.cost({choice.name: choice.lowest for choice in choices})
-    if floor > share * model.whole:
+    floor = costs.cost({choice.name: choice.lowest for choice in choices})
+    if floor > share * costs.whole:
         # Rounded up, so that the number in the message can be reached.
-        lowest = math.ceil(floor / model.whole * 1e4) / 1e4
+        lowest = math.ceil(floor / costs.whole * 1e4) / 1e4
         raise ValueError(
-            f"`{model.name}` must be at least {lowest:.4f}: with all selected groups at their "
-            f"smallest widths, {_amount(floor)} of {_amount(model.whole)} are left. "
+            f"`{costs.name}` must be at least {lowest:.4f}: with all selected groups at their "
+            f"smallest widths, {_amount(floor)} of {_amount(costs.whole)} are left. "
             f"Received: {share}"
         )
 
@@ -94,13 +79,13 @@ def _amount(cost: float) -> str:
 
 
 def _allocate_uniformly(
-    model: CostModel, choices: Sequence[WidthChoices], target: float
+    costs: CostModel, choices: Sequence[WidthChoices], target: float
 ) -> dict[str, int]:
     """Takes the largest common ratio, rounds down, and gives back what was rounded most."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = model.cost(_at_ratio(choices, middle)) <= target
+        fits = costs.cost(_at_ratio(choices, middle)) <= target
         low, high = (middle, high) if fits else (low, middle)
 
     def order(choice: WidthChoices, width: int, wider: int, cost: float) -> float | None:
@@ -108,7 +93,7 @@ def _allocate_uniformly(
         # Once the budget is used, no group goes beyond the ratio.
         return -remainder if remainder > 0 or cost < _CLOSE * target else None
 
-    return _widen(model, choices, _at_ratio(choices, low), target, order)
+    return _widen(costs, choices, _at_ratio(choices, low), target, order)
 
 
 def _at_ratio(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
@@ -116,7 +101,7 @@ def _at_ratio(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
 
 
 def _allocate_globally(
-    model: CostModel,
+    costs: CostModel,
     choices: Sequence[WidthChoices],
     target: float,
     curves: Curves,
@@ -132,30 +117,30 @@ def _allocate_globally(
 
     def error_per_saving(name: str) -> float | None:
         narrower = by_name[name].narrower(widths[name], strides[name])
-        saving = 0.0 if narrower is None else -model.change(widths, name, narrower)
+        saving = 0.0 if narrower is None else -costs.change(widths, name, narrower)
         if narrower is None or saving <= 0:
             return None
         return (curves[name][narrower] - curves[name][widths[name]]) / saving
 
-    cost = model.cost(widths)
+    cost = costs.cost(widths)
     for name in _smallest_first(widths, error_per_saving):
         narrower = by_name[name].narrower(widths[name], strides[name])
         assert narrower is not None
-        cost += model.change(widths, name, narrower)
+        cost += costs.change(widths, name, narrower)
         widths[name] = narrower
         if cost <= target:
             break
 
     def error_saved(choice: WidthChoices, width: int, wider: int, cost: float) -> float:
-        added = model.change(widths, choice.name, wider)
+        added = costs.change(widths, choice.name, wider)
         saved = curves[choice.name][width] - curves[choice.name][wider]
         return -saved / added if added > 0 else -math.inf
 
-    return _widen(model, choices, widths, target, error_saved)
+    return _widen(costs, choices, widths, target, error_saved)
 
 
 def _widen(
-    model: CostModel,
+    costs: CostModel,
     choices: Sequence[WidthChoices],
     widths: dict[str, int],
     target: float,
@@ -164,7 +149,7 @@ def _widen(
     """Widens groups step by step, as long as the cost stays within the target.
 
     Args:
-        model: The cost model.
+        costs: The cost model.
         choices: The choices of every group.
         widths: The widths to begin with; changed in place.
         target: The cost that must not be exceeded.
@@ -175,19 +160,19 @@ def _widen(
         `widths`.
     """
     by_name = {choice.name: choice for choice in choices}
-    cost = model.cost(widths)
+    cost = costs.cost(widths)
 
     def key(name: str) -> float | None:
         wider = by_name[name].wider(widths[name])
         # As costs rise, a step that does not fit will never fit.
-        if wider is None or cost + model.change(widths, name, wider) > target:
+        if wider is None or cost + costs.change(widths, name, wider) > target:
             return None
         return order(by_name[name], widths[name], wider, cost)
 
     for name in _smallest_first(widths, key):
         wider = by_name[name].wider(widths[name])
         assert wider is not None
-        cost += model.change(widths, name, wider)
+        cost += costs.change(widths, name, wider)
         widths[name] = wider
     return widths
 

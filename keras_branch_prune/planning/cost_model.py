@@ -18,7 +18,7 @@ from keras_branch_prune.analysis import (
 from keras_branch_prune.common import DisjointSets
 from keras_branch_prune.graph import Call, Graph
 
-Widths = Mapping[str, int]
+GroupWidths = Mapping[str, int]
 """Channel group name → number of channels that stay; a group that is missing keeps all."""
 
 
@@ -65,7 +65,7 @@ class CostModel:
                     self._touching[group.name].append(part)
         self.whole = self.cost({})
 
-    def cost(self, widths: Widths) -> float:
+    def cost(self, widths: GroupWidths) -> float:
         """Returns what the compact model of these widths costs.
 
         Raises:
@@ -78,7 +78,7 @@ class CostModel:
             )
         return sum(part.cost(widths) for part in self._parts) + self._constant
 
-    def change(self, widths: Widths, group: str, width: int) -> float:
+    def change(self, widths: GroupWidths, group: str, width: int) -> float:
         """Returns by how much the cost changes when one group gets another width.
 
         Args:
@@ -104,7 +104,7 @@ class _Part:
         self._measure = measure
         self._known: dict[tuple[int, ...], float] = {}
 
-    def cost(self, widths: Widths) -> float:
+    def cost(self, widths: GroupWidths) -> float:
         """Returns what the calls cost."""
         key = tuple(widths.get(group.name, group.channels) for group in self.groups)
         if key not in self._known:

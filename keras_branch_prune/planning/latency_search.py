@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.benchmarking import benchmark
+from keras_branch_prune.common import check_share, require_integer, require_number
 
 _SHORTEST_STEP = 1e-3
 """Cost shares that are closer to each other than this share of them are not measured both."""
@@ -136,7 +137,9 @@ def meet_latency(
     Raises:
         ValueError: If `target`, `lowest` or `measurements` is out of its range.
     """
-    _check(target, lowest, measurements)
+    check_share("target", target)
+    require_number("lowest", lowest, lambda x: 0 <= x < 1, "a number in [0, 1)")
+    require_integer("measurements", measurements, at_least=1)
     search = LatencySearch(target, tolerance, ())
     cost_share = max(target, lowest)
     for _ in range(measurements):
@@ -149,15 +152,6 @@ def meet_latency(
         if any(abs(cost_share / known - 1) < _SHORTEST_STEP for known, _ in search.measured):
             break
     return search
-
-
-def _check(target: float, lowest: float, measurements: int) -> None:
-    if not 0 < target < 1:
-        raise ValueError(f"`target` must be a number in (0, 1). Received: {target!r}")
-    if not 0 <= lowest < 1:
-        raise ValueError(f"`lowest` must be a number in [0, 1). Received: {lowest!r}")
-    if measurements < 1:
-        raise ValueError(f"`measurements` must be a positive integer. Received: {measurements!r}")
 
 
 def _next_cost_share(points: Sequence[Point], target: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from keras_branch_prune.analysis import (
     selection_record,
 )
 from keras_branch_prune.benchmarking import block_size
+from keras_branch_prune.common import require_bool, require_integer
 from keras_branch_prune.planning.targets import Latency, Record, one_target
 from keras_branch_prune.planning.width_search import WidthSearch
-from keras_branch_prune.planning.widths import Widths, width_limits
+from keras_branch_prune.planning.widths import GivenLimits, WidthLimits, width_limits
 from keras_branch_prune.saliency import SALIENCIES, Ranking, rank
 
 _CURVE_POINTS = 32
@@ -37,8 +39,8 @@ def plan(
     latency: float | Latency | None = None,
     allocation: str = "uniform",
     round_to: int | str | None = None,
-    floors: Widths | None = None,
-    ceilings: Widths | None = None,
+    floors: GivenLimits | None = None,
+    ceilings: GivenLimits | None = None,
     include: Selectors = None,
     exclude: Selectors = None,
     scope: str | Sequence[str] | None = None,
@@ -100,7 +102,9 @@ def plan(
             finite or too little.
     """
     target, value = one_target(width=width, params=params, macs=macs, latency=latency)
-    _check_rounding(round_to)
+    if round_to not in (None, "auto"):
+        round_to = require_integer("round_to", round_to, at_least=1)
+    require_bool("residual", residual)
     saliency = saliency or ("l1" if calibration is None else "output_error")
     if target == "latency" and round_to is None:
         # Channels that only fill up a block of the kernels would be removed for nothing.
@@ -110,18 +114,28 @@ def plan(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
     )
     multiple = block_size(model.compute_dtype) if isinstance(round_to, str) else round_to
-    limits = (
-        width_limits(*pair, selected) for pair in (("floors", floors), ("ceilings", ceilings))
+    limits = WidthLimits(
+        multiple,
+        width_limits("floors", floors, selected),
+        width_limits("ceilings", ceilings, selected),
+        analysis.heads(),
     )
-    search = WidthSearch(analysis, selected, target, value, allocation, multiple, *limits)
+    search = WidthSearch(analysis, selected, target, value, allocation, limits)
     ranking = rank(analysis, selected, saliency, calibration, loss, seed)
     widths, found = search.widths(model, ranking)
+    if found is not None and not found.met:
+        warnings.warn(
+            f"`latency` was not met: {found.latency_share:.3f} of the original's was measured, "
+            f"not {found.target:.3f}, and the plan stays at that.",
+            stacklevel=2,
+        )
     narrowed = [group for group in selected if widths[group.name] < group.channels]
     ranking.check_samples({group.name: widths[group.name] for group in narrowed})
     groups = tuple(_group_plan(group, widths[group.name], ranking) for group in narrowed)
     made: Record = (
         *_record(target, value),
-        *found,
+        *_record("cost_share", found and found.cost_share),
+        *_record("latency_measured", found and found.latency_share),
         *_record("allocation", None if target == "width" else allocation),
         ("round_to", round_to),
         *_record("block_size", multiple if round_to == "auto" else None),
@@ -173,11 +187,3 @@ def _calibration_record(ranking: Ranking) -> Record:
 
 def _loss_name(loss: Any) -> str:
     return loss if isinstance(loss, str) else getattr(loss, "name", None) or loss.__name__
-
-
-def _check_rounding(round_to: Any) -> None:
-    whole = isinstance(round_to, int) and not isinstance(round_to, bool) and round_to >= 1
-    if not whole and round_to not in (None, "auto"):
-        raise ValueError(
-            f"`round_to` must be a positive integer, 'auto' or None. Received: {round_to!r}"
-        )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup
-from keras_branch_prune.common import check_share, number_or_nan
+from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
 from keras_branch_prune.planning.latency_search import (
     share_of_milliseconds,
 )
@@ -46,16 +45,13 @@ class Latency:
                 f"Received: share={self.share}, milliseconds={self.milliseconds}"
             )
         if self.share is not None:
-            check_share("latency", self.share)
-        if self.milliseconds is not None and not 0 < number_or_nan(self.milliseconds) < math.inf:
-            raise ValueError(
-                f"`milliseconds` must be a positive number. Received: {self.milliseconds!r}"
-            )
+            check_share("share", self.share)
+        if self.milliseconds is not None:
+            require_positive("milliseconds", self.milliseconds)
         for name in ("batch_size", "threads"):
             value = getattr(self, name)
-            chosen = name == "threads" and value is None
-            if not chosen and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+            if name == "batch_size" or value is not None:
+                object.__setattr__(self, name, require_integer(name, value, at_least=1))
 
     def share_of(self, model: keras.Model) -> float:
         """Returns the latency as a share of that of a model, which is measured if need be."""
@@ -80,18 +76,17 @@ def one_target(**targets: Any) -> tuple[str, Any]:
             f"Received: {', '.join(given) or 'none'}"
         )
     name, value = given[0], targets[given[0]]
-    if name == "latency":
-        return name, value if isinstance(value, Latency) else Latency(value)
+    if isinstance(value, Latency) and name == "latency":
+        return name, value
     if name != "width":
         check_share(name, value)
     elif not isinstance(value, Mapping):
         _check_ratio(name, value)
-    return name, value
+    return name, Latency(value) if name == "latency" else value
 
 
 def _check_ratio(name: str, ratio: Any) -> None:
-    if not 0 < number_or_nan(ratio) <= 1:
-        raise ValueError(f"`{name}` must be a number in (0, 1]. Received: {ratio!r}")
+    require_number(name, ratio, lambda x: 0 < x <= 1, "a number in (0, 1]")
 
 
 def check_ratios(

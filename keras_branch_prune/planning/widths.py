@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras_branch_prune.analysis import ChannelGroup
-from keras_branch_prune.common import number_or_nan
+from keras_branch_prune.common import require_number
 
-Widths = Mapping[str, float] | float
+GivenLimits = Mapping[str, float] | float
 """One limit for all groups or one per group name: whole numbers are channels, others shares."""
 
 ROUNDING = 1e-9
@@ -62,67 +62,57 @@ class WidthChoices:
         return self.widths[max(0, index - steps)] if index else None
 
 
-def width_multiple(group: ChannelGroup, round_to: int | None) -> int:
-    """Returns what the widths of a group are multiples of, but for its full width.
-
-    A group that is too small for `round_to` is not rounded.
-    """
-    multiple = math.lcm(round_to or 1, group.partitions)
-    return multiple if multiple <= group.channels else group.partitions
-
-
-def width_choices(
-    groups: Sequence[ChannelGroup],
-    round_to: int | None = None,
-    floors: Mapping[str, int] | None = None,
-    ceilings: Mapping[str, int] | None = None,
-    unrounded: Collection[str] = (),
-) -> list[WidthChoices]:
-    """Returns the choices of every group.
+@dataclasses.dataclass(frozen=True)
+class WidthLimits:
+    """Which widths groups may be given.
 
     Args:
-        groups: Groups that can be pruned.
-        round_to: Widths are multiples of it, or the full width.
-        floors: Smallest widths, by group.
-        ceilings: Largest widths, by group.
+        round_to: Widths are multiples of it, or the full width; `None`: any. A group that is too
+            small for it is not rounded.
+        floors: Smallest widths, by group name.
+        ceilings: Largest widths, by group name.
         unrounded: Names of the groups that `round_to` does not count for.
-
-    Raises:
-        ValueError: If `floors` or `ceilings` name a group that is not among `groups`, or leave no
-            width for one.
     """
-    floors, ceilings = floors or {}, ceilings or {}
-    names = {group.name for group in groups}
-    for argument, limits in (("floors", floors), ("ceilings", ceilings)):
-        unknown = sorted(limits.keys() - names)
-        if unknown:
-            raise ValueError(f"`{argument}` must name selected groups. Received: {unknown}")
-    return [
-        _choices(
-            group,
-            width_multiple(group, None if group.name in unrounded else round_to),
-            floors.get(group.name, 1),
-            ceilings.get(group.name, group.channels),
-        )
-        for group in groups
-    ]
 
+    round_to: int | None = None
+    floors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ceilings: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unrounded: Collection[str] = ()
 
-def _choices(group: ChannelGroup, multiple: int, floor: int, ceiling: int) -> WidthChoices:
-    widths = (*range(multiple, group.channels, multiple), group.channels)
-    allowed = tuple(width for width in widths if floor <= width <= ceiling)
-    if not allowed:
-        raise ValueError(
-            f"`floors` and `ceilings` must leave a width for group '{group.name}', which has "
-            f"{group.channels} channels and multiples of {multiple}. Received: {floor} and "
-            f"{ceiling}"
-        )
-    return WidthChoices(group.name, group.channels, allowed)
+    def multiple(self, group: ChannelGroup) -> int:
+        """Returns what the widths of a group are multiples of, but for its full width."""
+        round_to = None if group.name in self.unrounded else self.round_to
+        multiple = math.lcm(round_to or 1, group.conv_groups)
+        return multiple if multiple <= group.channels else group.conv_groups
 
+    def nearest(self, group: ChannelGroup, ratio: float) -> int:
+        """Returns the width nearest to a ratio that rounding and `conv_groups` allow."""
+        return round_width(group.channels * ratio, group.channels, self.multiple(group))
 
-def nearest_width(group: ChannelGroup, ratio: float, round_to: int | None) -> int:
-    """Returns the width nearest to a ratio that rounding and the group's partitions allow."""
-    return round_width(group.channels * ratio, group.channels, width_multiple(group, round_to))
+    def choices(self, groups: Sequence[ChannelGroup]) -> list[WidthChoices]:
+        """Returns the choices of every group.
+
+        Raises:
+            ValueError: If a floor or ceiling is of a group that is not among `groups`, or they
+                leave no width for one.
+        """
+        for argument in ("floors", "ceilings"):
+            _check_names(argument, getattr(self, argument), groups)
+        return [self._choices(group) for group in groups]
+
+    def _choices(self, group: ChannelGroup) -> WidthChoices:
+        multiple = self.multiple(group)
+        floor = self.floors.get(group.name, 1)
+        ceiling = self.ceilings.get(group.name, group.channels)
+        widths = (*range(multiple, group.channels, multiple), group.channels)
+        allowed = tuple(width for width in widths if floor <= width <= ceiling)
+        if not allowed:
+            raise ValueError(
+                f"`floors` and `ceilings` must leave a width for group '{group.name}', which has "
+                f"{group.channels} channels and multiples of {multiple}. Received: {floor} and "
+                f"{ceiling}"
+            )
+        return WidthChoices(group.name, group.channels, allowed)
 
 
 def round_width(width: float, channels: int, round_to: int = 1) -> int:
@@ -137,7 +127,7 @@ def round_width(width: float, channels: int, round_to: int = 1) -> int:
 
 
 def width_limits(
-    argument: str, limits: Widths | None, groups: Sequence[ChannelGroup]
+    argument: str, limits: GivenLimits | None, groups: Sequence[ChannelGroup]
 ) -> dict[str, int]:
     """Returns limits of widths as numbers of channels by group.
 
@@ -154,22 +144,24 @@ def width_limits(
         return {}
     if not isinstance(limits, Mapping):
         limits = dict.fromkeys(channels, limits)
-    unknown = sorted(limits.keys() - channels.keys())
+    _check_names(argument, limits, groups)
+    return {name: _width_limit(argument, limits[name], name, channels[name]) for name in limits}
+
+
+def _check_names(argument: str, limits: Mapping[str, Any], groups: Sequence[ChannelGroup]) -> None:
+    unknown = sorted(limits.keys() - {group.name for group in groups})
     if unknown:
         raise ValueError(f"`{argument}` must name selected groups. Received: {unknown}")
-    return {name: _width_limit(argument, limits[name], name, channels[name]) for name in limits}
 
 
 def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
     whole = isinstance(limit, numbers.Integral)
-    if not 0 < number_or_nan(limit) <= (channels if whole else 1):
-        raise ValueError(
-            f"`{argument}` must be shares in (0, 1], or whole numbers of channels up to those "
-            f"of the group. Received: {limit!r} for group '{name}', of {channels} channels"
-        )
+    highest = channels if whole else 1
+    expected = f"a share in (0, 1] of the {channels} channels, or a whole number of them"
+    exact = require_number(f"{argument}[{name!r}]", limit, lambda x: 0 < x <= highest, expected)
     if whole:
-        return int(limit)
-    exact = limit * channels
+        return int(exact)
+    exact *= channels
     if argument == "floors":
         return math.ceil(exact * (1 - ROUNDING))
     return max(1, math.floor(exact * (1 + ROUNDING)))

@@ -4,10 +4,12 @@ from keras_branch_prune.pruning.controls import standard_prune, train_from_scrat
 from keras_branch_prune.pruning.pruner import prune
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.pruning.result import PruningResult
+from keras_branch_prune.pruning.run_folder import RunFolder
 
 __all__ = [
     "PruningResult",
     "Recipe",
+    "RunFolder",
     "prune",
     "standard_prune",
     "train_from_scratch",

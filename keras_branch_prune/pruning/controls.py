@@ -6,26 +6,21 @@ Both take the same data, recipe and targets as `prune`, so that nothing but the 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_branch_prune.analysis import PruningPlan
-from keras_branch_prune.branching import branch, merge
+from keras_branch_prune.branching import select
 from keras_branch_prune.common import require_integer
-from keras_branch_prune.layers import set_alpha
 from keras_branch_prune.planning import plan as make_plan
+from keras_branch_prune.pruning.pruning_run import PruningRun
 from keras_branch_prune.pruning.recipe import Recipe
-from keras_branch_prune.pruning.result import PruningResult, result_of
-from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
-from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned
-from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
+from keras_branch_prune.pruning.result import PruningResult
+from keras_branch_prune.pruning.trainer import Callbacks, Compile, Trainer, compile_like
 from keras_branch_prune.saliency import SALIENCIES
-
-Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]
 
 
 def standard_prune(
@@ -49,27 +44,17 @@ def standard_prune(
     the early one (Renda, Frankle, Carbin, "Comparing rewinding and fine-tuning in neural network
     pruning", 2020). With one round: selection at once, and fine-tuning.
 
-    Args:
-        model: As for `prune`.
-        train: As for `prune`.
-        validation: As for `prune`.
-        output_dir: As for `prune`; the run can be resumed in the same way.
-        rounds: Number of rounds, at least 1.
-        recipe: As for `prune`; what it says about blending does not count.
-        test: As for `prune`.
-        compile: As for `prune`.
-        callbacks: Returns further callbacks, new ones for every round.
-        verbose: As for `fit`.
-        **target: Arguments of `plan`, which gives the final widths. `saliency`, "l1" unless it is
-            given, chooses the channels in every round.
+    The arguments are those of `prune`, and `rounds`, the number of rounds, at least 1. What the
+    recipe says about blending does not count. `callbacks` returns new ones for every round. The
+    plan gives the final widths; `saliency`, "l1" unless it is given, chooses the channels in every
+    round.
 
     Returns:
         The compact model, and how it compares with the original.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range, `model` is not compiled and there is no
-            `compile`, or `output_dir` was begun with other arguments.
+        ValueError: If `rounds` is not such a number, or for the reasons of `prune`.
         RuntimeError: If the loss became NaN or infinite.
     """
     require_integer("rounds", rounds, at_least=1)
@@ -77,16 +62,12 @@ def standard_prune(
     if "plan" in target:
         del target["saliency"]
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
-    run = RunFolder(output_dir, run_settings(model, recipe, target, rounds=rounds))
-    plan = planned(run, model, trainer, target)
-    current, stages = model, [f"round_{number}" for number in range(1, rounds + 1)]
+    run = PruningRun.start(output_dir, model, trainer, target, rounds=rounds)
+    plan, current = run.make_plan(), model
+    stages = [f"round_{number}" for number in range(1, rounds + 1)]
     for number, stage in enumerate(stages, 1):
-        widths = _widths(plan, number / rounds)
-        select = functools.partial(
-            _narrowed, current, widths, target.get("saliency", "l1"), target, trainer
-        )
-        current = run.stage(stage, functools.partial(finetuned, select, model, trainer))
-    return result_of(run, model, plan, stages, trainer, test)
+        current = _prune_round(run, stage, current, _widths(plan, number / rounds))
+    return run.make_result(plan, stages, test)
 
 
 def train_from_scratch(
@@ -108,36 +89,24 @@ def train_from_scratch(
     The mandatory control of pruning (Liu et al., "Rethinking the value of network pruning", 2019):
     give it as many epochs as the pruned model has had.
 
-    Args:
-        model: As for `prune`; only its architecture counts, its weights for the plan.
-        train: As for `prune`.
-        validation: As for `prune`.
-        output_dir: As for `prune`; the run can be resumed in the same way.
-        epochs: Number of epochs, at least 1.
-        recipe: As for `prune`; what it says about blending does not count.
-        test: As for `prune`.
-        compile: As for `prune`.
-        callbacks: Returns further callbacks.
-        verbose: As for `fit`.
-        **target: Arguments of `plan`, or `plan=` with a finished one.
+    The arguments are those of `prune`, and `epochs`, the number of epochs, at least 1. What the
+    recipe says about blending does not count, nor do the weights of `model`, but for the plan.
 
     Returns:
         The narrow model, and how it compares with the original.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range, `model` is not compiled and there is no
-            `compile`, or `output_dir` was begun with other arguments.
+        ValueError: If `epochs` is not such a number, or for the reasons of `prune`.
         RuntimeError: If the loss became NaN or infinite.
     """
     require_integer("epochs", epochs, at_least=1)
     recipe = dataclasses.replace(recipe or Recipe(), finetune_epochs=epochs)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
-    run = RunFolder(output_dir, run_settings(model, recipe, target))
-    plan = planned(run, model, trainer, target)
-    begin = functools.partial(_random, model, plan, recipe.seed)
-    run.stage("scratch", functools.partial(finetuned, begin, model, trainer))
-    return result_of(run, model, plan, ["scratch"], trainer, test)
+    run = PruningRun.start(output_dir, model, trainer, target)
+    plan = run.make_plan()
+    run.finetune("scratch", lambda: _build_untrained(model, plan, recipe.seed))
+    return run.make_result(plan, ["scratch"], test)
 
 
 def _widths(plan: PruningPlan, share: float) -> dict[str, int]:
@@ -148,31 +117,26 @@ def _widths(plan: PruningPlan, share: float) -> dict[str, int]:
     }
 
 
-def _narrowed(
-    model: keras.Model,
-    widths: Mapping[str, int],
-    saliency: str,
-    target: Mapping[str, Any],
-    trainer: Trainer,
+def _prune_round(
+    run: PruningRun, stage: str, model: keras.Model, widths: Mapping[str, int]
 ) -> keras.Model:
-    """Returns a model without its weakest channels."""
-    options: dict[str, Any] = {"saliency": saliency, "seed": trainer.recipe.seed}
+    """Returns a model after a round in which its weakest channels have gone."""
+    return run.finetune(stage, lambda: _remove_weakest(run, model, widths))
+
+
+def _remove_weakest(run: PruningRun, model: keras.Model, widths: Mapping[str, int]) -> keras.Model:
+    """Returns a model of these widths, with the channels that are worth most in it."""
+    saliency = run.target.get("saliency", "l1")
+    options: dict[str, Any] = {"saliency": saliency, "seed": run.trainer.recipe.seed}
     if SALIENCIES[saliency].needs != "weights":
-        options["calibration"] = calibration_data(trainer, target)
+        options["calibration"] = run.calibration()
     if SALIENCIES[saliency].needs == "loss":
-        options["loss"] = target["loss"]
-    return _compact(model, make_plan(model, width=1.0, ceilings=widths, **options))
+        options["loss"] = run.target["loss"]
+    return select(model, make_plan(model, width=1.0, ceilings=widths, **options))
 
 
-def _random(model: keras.Model, plan: PruningPlan, seed: int) -> keras.Model:
+def _build_untrained(model: keras.Model, plan: PruningPlan, seed: int) -> keras.Model:
     """Returns the compact architecture with new weights."""
-    compact = _compact(model, plan)
+    compact = select(model, plan)
     keras.utils.set_random_seed(seed)
     return keras.models.clone_model(compact)
-
-
-def _compact(model: keras.Model, plan: PruningPlan) -> keras.Model:
-    """Returns what a plan selects of a model."""
-    branched = branch(model, plan)
-    set_alpha(branched, 0)
-    return merge(branched)

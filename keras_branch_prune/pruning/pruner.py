@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_branch_prune.alpha import AlphaBacktracking, AlphaCallback, AlphaLinearDecay
+from keras_branch_prune.alpha import (
+    AlphaBacktracking,
+    AlphaCallback,
+    AlphaLinearDecay,
+    StopAtAlphaZero,
+)
 from keras_branch_prune.analysis import PruningPlan
 from keras_branch_prune.branching import branch, merge, refine
 from keras_branch_prune.layers import get_alpha
+from keras_branch_prune.pruning.pruning_run import PruningRun
 from keras_branch_prune.pruning.recipe import Recipe
-from keras_branch_prune.pruning.result import PruningResult, result_of
-from keras_branch_prune.pruning.run_folder import RunFolder, run_settings
-from keras_branch_prune.pruning.stages import calibration_data, finetuned, planned, with_losses
-from keras_branch_prune.pruning.trainer import Compile, Trainer, compile_like
+from keras_branch_prune.pruning.result import PruningResult
+from keras_branch_prune.pruning.trainer import Callbacks, Compile, Trainer, compile_like
 from keras_branch_prune.training import ReestimateBatchNorm, reestimate_batch_norm
 
 AnyAlphaCallback = AlphaCallback | AlphaBacktracking
@@ -34,7 +37,7 @@ def prune(
     recipe: Recipe | None = None,
     test: Any = None,
     compile: Compile | None = None,
-    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple,
+    callbacks: Callbacks = tuple,
     verbose: Any = "auto",
     **target: Any,
 ) -> PruningResult:
@@ -81,13 +84,11 @@ def prune(
         )
     _check_samples(recipe, target)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
-    run = RunFolder(output_dir, run_settings(model, recipe, target, alpha=_described(alpha)))
-    plan = planned(run, model, trainer, target)
-    start = functools.partial(_start, model, plan, trainer, target)
-    blend = functools.partial(_blend, run, start, model, trainer, alpha)
-    branched = run.stage("branched", blend)
-    run.stage("compact", functools.partial(finetuned, lambda: merge(branched), model, trainer))
-    return result_of(run, model, plan, ("branched", "compact"), trainer, test)
+    run = PruningRun.start(output_dir, model, trainer, target, alpha=_describe(alpha))
+    plan = run.make_plan()
+    branched = run.folder.stage("branched", lambda backup: _blend(run, plan, alpha, backup))
+    run.finetune("compact", lambda: merge(branched))
+    return run.make_result(plan, ("branched", "compact"), test)
 
 
 def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
@@ -102,13 +103,11 @@ def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
             )
 
 
-def _start(
-    model: keras.Model, plan: PruningPlan, trainer: Trainer, target: Mapping[str, Any], _: Path
-) -> keras.Model:
+def _branch(run: PruningRun, plan: PruningPlan) -> keras.Model:
     """Returns the branched model as blending begins with it."""
-    recipe, data = trainer.recipe, calibration_data(trainer, target)
+    recipe, data = run.trainer.recipe, run.calibration()
     branched = branch(
-        model,
+        run.model,
         plan,
         calibration=data,
         train_original=recipe.train_original,
@@ -121,30 +120,28 @@ def _start(
 
 
 def _blend(
-    run: RunFolder,
-    start: Callable[[Path], keras.Model],
-    original: keras.Model,
-    trainer: Trainer,
-    alpha: AnyAlphaCallback,
-    backup: Path,
+    run: PruningRun, plan: PruningPlan, alpha: AnyAlphaCallback, backup: Path
 ) -> keras.Model:
     """Returns the branched model after α has fallen to 0."""
-    branched, recipe = run.stage("start", start), trainer.recipe
+    branched = run.folder.stage("start", lambda _: _branch(run, plan))
+    trainer, recipe = run.trainer, run.trainer.recipe
     samples = _samples_for_statistics(trainer)
     statistics = [] if samples is None else [ReestimateBatchNorm(samples, recipe.batch_size)]
+    # Whether it has finished is asked before `fit`.
+    alpha.set_model(branched)
     trainer.fit(
-        with_losses(branched, original, recipe, recipe.matching),
+        run.with_losses(branched, recipe.matching),
         backup,
         epochs=recipe.blend_epochs,
         learning_rate=trainer.blend_rate,
-        callbacks=[alpha, _StopWhenDone(alpha), *statistics],
-        finished=lambda: _is_done(alpha, branched),
+        callbacks=[alpha, StopAtAlphaZero(alpha), *statistics],
+        finished=lambda: alpha.finished,
     )
     if get_alpha(branched) > 0:
         raise RuntimeError(
             f"α is still {get_alpha(branched):g} after at most {recipe.blend_epochs} epochs: allow "
             "more `blend_epochs`, larger steps, or a larger fall of the metric, with another "
-            f"`output_dir` than '{run.folder}'."
+            f"`output_dir` than '{run.folder.root}'."
         )
     if samples is not None:
         # α became 0 after the last epoch's statistics were taken.
@@ -159,25 +156,7 @@ def _samples_for_statistics(trainer: Trainer) -> Any:
     return trainer.calibration()[0] if wanted else None
 
 
-class _StopWhenDone(keras.callbacks.Callback):
-    """Ends training when α has reached 0 and, where steps are judged, has proved itself there."""
-
-    def __init__(self, alpha: AnyAlphaCallback):
-        super().__init__()
-        self._alpha = alpha
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops after the epoch at whose end that was so."""
-        if _is_done(self._alpha, self.model):
-            self.model.stop_training = True
-
-
-def _is_done(alpha: AnyAlphaCallback, model: keras.Model) -> bool:
-    judged = isinstance(alpha, AlphaBacktracking)
-    return alpha.finished if judged else get_alpha(model) == 0
-
-
-def _described(callback: keras.callbacks.Callback) -> str:
+def _describe(callback: keras.callbacks.Callback) -> str:
     """Returns class and arguments of a callback that was not used yet."""
     arguments = {k: v for k, v in vars(callback).items() if k[0] != "_" and v is not None}
     listed = ", ".join(f"{name}={value!r}" for name, value in sorted(arguments.items()))

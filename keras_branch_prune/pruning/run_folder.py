@@ -2,91 +2,157 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
-import numpy as np
 
-from keras_branch_prune.analysis import PruningPlan
 from keras_branch_prune.files import atomic_write, load_model, save_model
-from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.training import EpochBackup
 
 _SETTINGS = "settings.json"
 
+Models = TypeVar("Models", bound=keras.Model | Mapping[str, keras.Model])
+"""A model, or several that belong together, by name."""
+
 
 class RunFolder:
-    """The files of one run: its settings, and a model with its history per stage.
+    """The files of one run: its settings, JSON, and the models of its stages with their histories.
 
-    Every file is either complete or not there. A stage that is done is never done again; the epochs
-    of one that was interrupted are in its backup.
+    Killed at any moment, a run goes on where it was: every file is either complete or not there, a
+    stage that is done is never done again, and the epochs of one that was interrupted are in its
+    backup.
 
     Args:
-        folder: The folder; made if need be.
+        output_dir: The folder; made if need be.
         settings: What the results depend on, by name; values as in JSON.
+
+    Attributes:
+        root: The folder, as a path.
 
     Raises:
         ValueError: If the folder was begun with other settings, or holds other files than a run's.
+
+    Example:
+        >>> import tempfile
+        >>> import keras
+        >>> import numpy as np
+        >>> import keras_branch_prune as kbp
+        >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+        >>> def train(folder):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        ...     model.compile("sgd", "mse")
+        ...     backup = kbp.EpochBackup(folder)
+        ...     done = backup.restore(model)
+        ...     model.fit(x, y, epochs=3, initial_epoch=done, callbacks=[backup], verbose=0)
+        ...     return model
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> run = kbp.RunFolder(folder.name, {"epochs": 3})
+        >>> model = run.stage("original", train)
+        >>> [row["epoch"] for row in run.history("original")]
+        [0, 1, 2]
+        >>> run.once("size.json", model.count_params)
+        10
+        >>> folder.cleanup()
     """
 
-    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]):
-        self.folder = Path(folder)
+    def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any]):
+        self.root = Path(output_dir)
         settings = json.loads(json.dumps(dict(settings)))
-        if not (self.folder / _SETTINGS).exists():
+        if not self.path(_SETTINGS).exists():
             self._check_empty()
             self.write_json(_SETTINGS, settings)
         self._check_settings(settings)
 
     def path(self, name: str) -> Path:
         """Returns the path of a file in the folder."""
-        return self.folder / name
+        return self.root / name
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file into the folder, atomically."""
+        with atomic_write(self.path(name)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file into the folder, atomically."""
-        with atomic_write(self.path(name)) as temporary:
-            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        self.write_text(name, _as_json(value))
 
     def read_json(self, name: str) -> Any:
         """Returns what a JSON file in the folder holds, or `None` if there is no such file."""
         path = self.path(name)
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def stage(self, name: str, make: Callable[[Path], keras.Model]) -> keras.Model:
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Returns what a JSON file in the folder holds; made and written if there is none."""
+        if not self.path(name).exists():
+            self.write_json(name, make())
+        return self.read_json(name)
+
+    def stage(self, name: str, make: Callable[[Path], Models]) -> Models:
         """Returns the model of a stage: loaded if the stage is done, else made and saved.
 
         Args:
-            name: Name of the stage; its model is saved as `<name>.keras`.
-            make: Returns the model; takes the folder for an `EpochBackup`.
+            name: Name of the stage. Its model is saved as `<name>.keras`, the logs of its epochs as
+                `<name>.history.json`; several models are files in a folder of this name.
+            make: Returns the model, or several that belong together by name; takes the folder for
+                an `EpochBackup`.
+
+        Returns:
+            The model, or the models by name, not compiled.
 
         Raises:
-            ModelFileError: If the saved model cannot be loaded.
+            ModelFileError: If a saved model cannot be loaded.
         """
-        path, backup = self.path(f"{name}.keras"), self.path(f"{name}.backup")
-        if not path.exists():
-            model = make(backup)
-            self.write_json(f"{name}.history.json", EpochBackup(backup).history)
-            save_model(model, path)
+        backup = self.path(f"{name}.backup")
+        if not (self.path(f"{name}.keras").exists() or self._is_folder(name)):
+            models = make(backup)
+            self._save(name, models, EpochBackup(backup).history)
         shutil.rmtree(backup, ignore_errors=True)
         # Always as it was saved: so an interrupted run and an undisturbed one go on alike.
-        return load_model(path, compile=False)
+        return self.load(name)
+
+    def load(self, name: str) -> Any:
+        """Returns the model of a finished stage, or its models by name, loaded anew, not compiled.
+
+        Raises:
+            FileNotFoundError: If there is no such stage, or it is not finished.
+            ModelFileError: If a saved model cannot be loaded.
+        """
+        if self._is_folder(name):
+            paths = self.path(name).glob("*.keras")
+            return {path.stem: load_model(path, compile=False) for path in sorted(paths)}
+        return load_model(self.path(f"{name}.keras"), compile=False)
 
     def history(self, name: str) -> list[dict[str, float]]:
         """Returns the logs of a finished stage's epochs; none if nothing was trained in it."""
-        return self.read_json(f"{name}.history.json") or []
+        file = f"{name}/history.json" if self._is_folder(name) else f"{name}.history.json"
+        return self.read_json(file) or []
+
+    def _is_folder(self, name: str) -> bool:
+        """Whether a stage of several models is finished."""
+        return self.path(f"{name}/history.json").exists()
+
+    def _save(self, name: str, models: Any, history: list[dict[str, float]]) -> None:
+        if not isinstance(models, Mapping):
+            self.write_json(f"{name}.history.json", history)
+            save_model(models, self.path(f"{name}.keras"))
+            return
+        # One folder, put in place at once: its models belong together.
+        with atomic_write(self.path(name)) as temporary:
+            for key, model in models.items():
+                save_model(model, temporary / f"{key}.keras")
+            (temporary / "history.json").write_text(_as_json(history), encoding="utf-8")
 
     def _check_empty(self) -> None:
-        found = sorted(path.name for path in self.folder.glob("*") if path.name[0] != ".")
+        found = sorted(path.name for path in self.root.glob("*") if path.name[0] != ".")
         if found:
             raise ValueError(
                 f"`output_dir` must be a new or empty folder, or that of a run. Received: "
-                f"'{self.folder}', with {found[:3]}"
+                f"'{self.root}', with {found[:3]}"
             )
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
@@ -95,25 +161,10 @@ class RunFolder:
         if changed:
             details = ", ".join(f"{n}: {old.get(n)!r} -> {settings.get(n)!r}" for n in changed)
             raise ValueError(
-                f"`output_dir` '{self.folder}' was begun with other settings ({details}). Use the "
+                f"`output_dir` '{self.root}' was begun with other settings ({details}). Use the "
                 "same ones to go on, or another folder."
             )
 
 
-def run_settings(
-    model: keras.Model, recipe: Recipe, target: Mapping[str, Any], **others: Any
-) -> dict[str, Any]:
-    """Returns what the results of a run depend on, but for the data and the compilation."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    given = {name: _text(value) for name, value in target.items() if name != "calibration"}
-    original = f"{model.name}, weights {digest.hexdigest()[:16]}"
-    return {"model": original, **dataclasses.asdict(recipe), **given, **others}
-
-
-def _text(value: Any) -> str:
-    """Returns an argument as a text that is the same in every process."""
-    if isinstance(value, PruningPlan):
-        return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
-    return json.dumps(value, default=lambda leaf: getattr(leaf, "__name__", None) or repr(leaf))
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"

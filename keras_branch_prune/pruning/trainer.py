@@ -22,6 +22,9 @@ _BLEND_SHARE = 0.2
 Compile = Callable[[keras.Model], None]
 """Compiles a model with a new optimizer, and the loss and metrics of all stages."""
 
+Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]
+"""Returns further callbacks, new ones for every stage of training."""
+
 
 def compile_like(model: keras.Model) -> Compile:
     """Returns what compiles other models as a model is compiled.
@@ -78,7 +81,7 @@ class Trainer:
     train: Any
     validation: Any
     recipe: Recipe
-    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = tuple
+    callbacks: Callbacks = tuple
     verbose: Any = "auto"
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class Explanation:
                 "reason": group.reason,
                 "producers": ", ".join(group.parts or group.producers),
                 "consumers": ", ".join(group.consumers),
-                "partitions": group.partitions,
+                "conv_groups": group.conv_groups,
                 "residual": group.residual,
             }
             for group in self.groups

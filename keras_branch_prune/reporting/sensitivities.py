@@ -18,11 +18,11 @@ from keras_branch_prune.analysis import (
     fingerprint,
     in_scope,
 )
-from keras_branch_prune.branching import branch, merge, reconstruct
-from keras_branch_prune.common import check_share, format_table
+from keras_branch_prune.branching import branch, merge
+from keras_branch_prune.common import check_share, format_table, require
 from keras_branch_prune.data import Batch, read_batches
 from keras_branch_prune.layers import set_alpha
-from keras_branch_prune.planning import nearest_width
+from keras_branch_prune.planning import WidthLimits
 from keras_branch_prune.saliency import Ranking, rank
 
 Metric = Callable[[keras.Model], float]
@@ -155,7 +155,7 @@ def sensitivity(
     found = []
     trial = None if batches is None else _Trial(model, analysis, ranking, batches, metric)
     for group in groups:
-        kept = tuple(nearest_width(group, ratio, None) for ratio in ratios)
+        kept = tuple(WidthLimits().nearest(group, ratio) for ratio in ratios)
         narrow = [width for width in kept if width < group.channels]
         ranking.check_samples({group.name: max(narrow, default=0)})
         values = trial.measure(group, kept) if trial else ranking.errors[group.name][list(kept)]
@@ -164,12 +164,8 @@ def sensitivity(
 
 
 def _check_ratios(widths: Sequence[float]) -> tuple[float, ...]:
-    ratios = tuple(sorted(set(widths)))
-    if not ratios:
-        raise ValueError(f"`widths` must have a number. Received: {widths!r}")
-    for ratio in ratios:
-        check_share("widths", ratio)
-    return ratios
+    require(len(widths) > 0, "widths", widths, "a sequence of numbers, not empty")
+    return tuple(sorted({check_share("widths", ratio) for ratio in widths}))
 
 
 class _Trial:
@@ -201,7 +197,7 @@ class _Trial:
     def _prune(self, group: ChannelGroup, width: int) -> keras.Model:
         kept = self._ranking.kept(group.name, width)
         groups = (GroupPlan(group.name, group.channels, kept),)
-        branched = branch(self._model, PruningPlan(self._model.name, self._fingerprint, (), groups))
-        reconstruct(branched, iter(self._batches))
+        plan = PruningPlan(self._model.name, self._fingerprint, (), groups)
+        branched = branch(self._model, plan, calibration=iter(self._batches))
         set_alpha(branched, 0)
         return merge(branched, verify=False)

@@ -6,7 +6,7 @@ import dataclasses
 
 from keras_branch_prune.channels import Kept, Layout
 from keras_branch_prune.common import application_layer
-from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.rules.base import Rule
 from keras_branch_prune.rules.channelwise import Channelwise
 from keras_branch_prune.rules.joining import Elementwise
@@ -16,10 +16,10 @@ from keras_branch_prune.rules.joining import Elementwise
 class LayerScaleRule(Channelwise):
     """A factor per channel, whose number stands in the config."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the factors of the kept channels."""
-        unit = super().narrow(unit, layout, kept)
-        return unit.replace(config={"projection_dim": len(unit.weights[0])})
+        narrow = super().narrow(call, layout, kept)
+        return narrow.replace_unit(config={"projection_dim": len(narrow.unit.weights[0])})
 
 
 def application_rules() -> dict[type, Rule]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from keras_branch_prune.channels import (
     Block,
     ChannelMatrices,
+    ChannelTracker,
     Kept,
     Layout,
     Layouts,
@@ -28,7 +30,7 @@ from keras_branch_prune.graph import (
     attention_inputs,
     why_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, Tracker, described, fix_all
+from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole, positions
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -36,10 +38,14 @@ from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 class WholeAttention(Barrier):
     """Attention that could not be split: what goes in keeps its width."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
-        """Fixes all inputs."""
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
+        """Keeps all inputs whole."""
         reason = why_whole(call) or MAY_BE_MASKED
-        fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
+        keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+
+    def macs(self, call: Call) -> int | None:
+        """Returns those of the projections and of all pairs of positions."""
+        return _attention_macs(call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,7 @@ class HeadMap(LinearMap):
     times. A head of values consists of the channels of a group of its own.
     """
 
-    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+    def _produce(self, unit: Unit, axis: int, tracker: ChannelTracker) -> Layout:
         heads, size = _heads(unit)
         whole = unit.config["heads_of"]
         if whole is None:
@@ -74,24 +80,30 @@ class HeadMap(LinearMap):
 class HeadAttentionRule:
     """Attention between the projections: heads and value channels go through."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties the heads of queries and keys, and hands the value's layout on."""
         value, query, key, *others = layouts
         where = described(call.unit)
-        fix_all(others, tracker, f"{where} uses it as a mask")
+        keep_all_whole(others, tracker, f"{where} uses it as a mask")
         if len(call.outputs) > 1 or value is None or query is None or key is None:
             reason = f"{where} returns its attention scores"
-            fix_all((value, query, key), tracker, reason)
+            keep_all_whole((value, query, key), tracker, reason)
             return None
         tracker.tie([query, key], where)
         return value
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the attention of fewer heads, or of heads that return less."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Makes it the attention of fewer heads, or of heads that return less."""
         (segment,) = layout.segments()
         assert segment.inner is not None
         config = {"num_heads": segment.width(kept), "value_dim": segment.inner.width(kept)}
-        return unit.replace(config=config)
+        return call.replace_unit(config=config)
+
+    def macs(self, call: Call) -> int:
+        """Returns those of the scores and of the weighted sums, for all pairs of positions."""
+        (_, query, key), config = call.args, call.unit.config
+        pairs = positions(call, query, 2) * positions(call, key, 2)
+        return pairs * int(config["num_heads"]) * (config["key_dim"] + config["value_dim"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +114,17 @@ class GroupedAttention(LinearRule):
     value and the output to be equally wide.
     """
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the inputs' groups here, and ties the output's to query and value."""
         unit, where, roles = call.unit, described(call.unit), self.inputs(call)
         reason = self._why_not(call)
         if reason is not None:
-            fix_all(layouts, tracker, f"{where} {reason}")
+            keep_all_whole(layouts, tracker, f"{where} {reason}")
             return None
         by_value = dict(zip(call.inputs, layouts, strict=True))
         for value, layout in by_value.items():
             if value not in roles.values():
-                tracker.fix(layout, f"{where} uses it as a mask")
+                tracker.keep_whole(layout, f"{where} uses it as a mask")
         for role, value in roles.items():
             tracker.tie_calls(unit, role, by_value[value])
             tracker.consume(value, unit, role)
@@ -151,6 +163,10 @@ class GroupedAttention(LinearRule):
         kernel = unit.arrays()[-2 if unit.config["use_bias"] else -1]
         return kernel.reshape(-1, kernel.shape[-1])
 
+    def macs(self, call: Call) -> int | None:
+        """Returns those of the projections and of all pairs of positions."""
+        return _attention_macs(call)
+
 
 def attention_rules() -> dict[type, Rule]:
     """Returns the rules of attention by class."""
@@ -165,3 +181,16 @@ def attention_rules() -> dict[type, Rule]:
 def _heads(unit: Unit) -> tuple[int, int]:
     heads = unit.config["num_heads"]
     return heads, unit.config["units"] // heads
+
+
+def _attention_macs(call: Call) -> int | None:
+    kernels = [weight for weight in call.unit.weights if len(weight.shape) == 3]
+    query, key, value = (attention_inputs(call)[role] for role in ("query", "key", "value"))
+    if len(kernels) != 4 or any(len(x.shape) != 3 for x in (query, value, key)):
+        return None
+    lengths = [positions(call, x, 2) for x in (query, key, value, query)]
+    sizes = [math.prod(kernel.shape) for kernel in kernels]
+    projections = sum(length * size for length, size in zip(lengths, sizes, strict=True))
+    # Heads of queries, of which several may share one of keys and values.
+    heads, channels = kernels[0].shape[1], kernels[1].shape[2] + kernels[2].shape[2]
+    return projections + lengths[0] * lengths[1] * heads * channels

@@ -1,67 +1,47 @@
 """The kinds of rules: what a layer can do to channels.
 
 A rule answers two questions about a layer. `trace`: which channel groups come out, given those that
-go in? `narrow`: what does the layer look like when some channels are gone?
+go in? `narrow`: how is the layer called when some channels are gone?
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
-from keras_branch_prune.graph import Call, Unit, Value
+import numpy as np
+
+from keras_branch_prune.channels import ChannelMatrices, ChannelTracker, Kept, Layout, Layouts
+from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array, has_fused_activation
 
 Traced = Layout | Sequence[Layout | None] | None
 """The layout of the first output, or of every output."""
 
 
-class Tracker(Protocol):
-    """What a rule may tell the analysis (see `groups.py`)."""
-
-    def produce(self, unit: Unit, axis: int, channels: int) -> Layout:
-        """Returns the layout of the channel group that `unit` produces."""
-
-    def fixed(self, axis: int, channels: int | None) -> Layout:
-        """Returns the layout of channels that cannot be pruned."""
-
-    def tie(self, layouts: Layouts, where: str) -> None:
-        """Gives all layouts the same widths; if that is impossible, fixes them."""
-
-    def tie_calls(self, unit: Unit, role: str, layout: Layout | None) -> None:
-        """Ties `layout` to those of the unit's other calls, which share its weights."""
-
-    def cut(self, layout: Layout, start: int, stop: int, where: str) -> Layout | None:
-        """Returns the layout of a run of the channels, which is pruned for itself."""
-
-    def unfold(self, layout: Layout, positions: int, where: str) -> Layout | None:
-        """Returns the layout of the channels at one of the positions that an axis consists of."""
-
-    def fix(self, layout: Layout | None, reason: str) -> None:
-        """Keeps all groups of `layout` at their width."""
-
-    def consume(self, value: Value, unit: Unit, role: str, groups: int = 1) -> None:
-        """Notes that `unit` reads `value` linearly, by the kernel of that role, in groups."""
-
-    def partition(self, layout: Layout, parts: int) -> None:
-        """Makes every one of `parts` equal runs of channels keep the same number of them."""
-
-
 class Rule(Protocol):
-    """What one kind of layer does to channels."""
+    """What one kind of layer does to channels; `register_rule` says what else a rule may know."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Traced:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Traced:
         """Returns the layout of the call's output."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit for inputs narrowed to `kept`; `layout` is that of the first input."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Returns the call of the narrow layer, such as `call.replace_unit(weights=…)`.
+
+        Args:
+            call: The call on the original tensors. These stay in it (`analysis/narrowing.py` puts
+                the narrow ones in their place); other arguments may change, as those of slices do.
+            layout: Layout of its first input of which channels go.
+            kept: The channels that stay.
+        """
 
 
-def fix_all(layouts: Layouts, tracker: Tracker, reason: str) -> None:
+def keep_all_whole(layouts: Layouts, tracker: ChannelTracker, reason: str) -> None:
     """Keeps the groups of all layouts at their width."""
     for layout in layouts:
-        tracker.fix(layout, reason)
+        tracker.keep_whole(layout, reason)
 
 
 def described(unit: Unit) -> str:
@@ -75,24 +55,125 @@ class Barrier:
 
     reason: str = "has no rule"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> None:
-        """Fixes all inputs."""
-        fix_all(layouts, tracker, f"{described(call.unit)} {self.reason}")
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
+        """Keeps all inputs whole."""
+        keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: the inputs of a barrier are never narrowed."""
-        raise AssertionError(f"{described(unit)} is a barrier and cannot be narrowed")
+        raise AssertionError(f"{described(call.unit)} is a barrier and cannot be narrowed")
 
 
 class Weightless:
     """What rules of layers without weights or sizes share: the narrow layer is the layer itself."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the unit itself."""
-        return unit
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Returns the call itself."""
+        return call
 
 
 def channel_axis(unit: Unit, value: Value) -> int:
     """Returns the channel axis that a layer's `data_format` means for a tensor."""
     first = unit.config.get("data_format") == "channels_first"
     return 1 if first else len(value.shape) - 1
+
+
+def positions(call: Call, value: Value, *axes: int) -> int:
+    """Returns the number of positions in a tensor of one sample, along all axes but these.
+
+    Raises:
+        ValueError: If one of the dimensions is open.
+    """
+    dims = [dim for axis, dim in enumerate(value.shape) if axis not in (0, *axes)]
+    if None in dims:
+        raise ValueError(
+            f"The MACs of layer '{call.unit.name}' depend on an open dimension. Received: a tensor "
+            f"of shape {value.shape}; pass `input_shape=`, the shape of one sample without the "
+            "batch dimension."
+        )
+    return math.prod(dim for dim in dims if dim is not None)
+
+
+def has_bias(unit: Unit) -> bool:
+    """Whether a layer whose first weight is a kernel has a bias behind it."""
+    return bool(unit.config.get("use_bias", len(unit.weights) > 1))
+
+
+def add_bias(unit: Unit, shape: tuple[int, ...], config: Mapping[str, Any]) -> Unit:
+    """Returns a layer of one kernel with a bias of zeros, which this config asks for."""
+    (kernel,) = unit.weights
+    zeros = Deferred(shape, lambda: np.zeros(shape, as_array(kernel).dtype))
+    return unit.replace(config=config, weights=(kernel, zeros))
+
+
+class Folding(abc.ABC):
+    """Layers of a kernel and perhaps a bias, which take in a map scale · x + shift per channel.
+
+    BatchNormalization before or behind them is such a map at inference.
+    """
+
+    transposed: bool = False
+
+    @abc.abstractmethod
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expands["input"]` as one layer, of diagonal maps at least."""
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        before, after = call.inputs[0], call.outputs[0]
+        return channel_axis(call.unit, before), channel_axis(call.unit, after)
+
+    def with_bias(self, call: Call) -> Unit | None:
+        """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
+        unit, width = call.unit, call.outputs[0].shape[self.channel_axes(call)[1]]
+        if len(unit.weights) != 1 + has_bias(unit):
+            return None
+        if has_bias(unit):
+            return unit
+        if width is None or "use_bias" not in unit.config:
+            return None
+        return add_bias(unit, (width,), {"use_bias": True})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """Whether a constant added to an input channel adds one to all of each output channel.
+
+        It does not where a convolution adds zeros at the border, nor where a transposed one adds up
+        more values at some positions than at others.
+        """
+        config = unit.config
+        if config.get("padding") == "valid" and not self.transposed:
+            return True
+        single = set(np.ravel(config.get("kernel_size", 0))) == {1}
+        return single and (not self.transposed or set(np.ravel(config.get("strides", 0))) == {1})
+
+    def fold_input(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its input.
+
+        Args:
+            call: A call that reads one tensor.
+            axis: Axis of these channels.
+            scale: One factor per channel, float64.
+            shift: One summand per channel, float64.
+
+        Returns:
+            The unit; `None` if no layer of this class does exactly that.
+        """
+        unit = self.with_bias(call)
+        if unit is None or axis != self.channel_axes(call)[0]:
+            return None
+        if shift.any() and not self.shifts_evenly(unit):
+            return None
+        return self.multiply(unit, {"input": ChannelMatrices.diagonal(scale, shift)}, None)
+
+    def fold_output(
+        self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
+    ) -> Unit | None:
+        """Returns the unit that also maps the channels of its output; all as for `fold_input`."""
+        unit = self.with_bias(call)
+        if unit is None or has_fused_activation(unit) or axis != self.channel_axes(call)[1]:
+            return None
+        return self.multiply(unit, {}, ChannelMatrices.diagonal(scale, shift))

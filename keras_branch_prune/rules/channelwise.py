@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.channels import (
+    ChannelMatrices,
+    ChannelTracker,
+    Kept,
+    Layout,
+    Layouts,
+    expand_bias,
+    expand_kernel,
+    reduce_bias,
+    reduce_kernel,
+)
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, channel_axis, described, fix_all
+from keras_branch_prune.rules.base import (
+    Folding,
+    channel_axis,
+    described,
+    keep_all_whole,
+    positions,
+)
 
 
 def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
@@ -33,27 +50,31 @@ class Channelwise:
     drops_positions: bool = False
     otherwise: str = "works along another axis than the channels"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Hands the input's layout on."""
         layout, *others = layouts
         if layout is None:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
             reason = "is given a mask or another tensor" if others else self.otherwise
-            fix_all(layouts, tracker, f"{described(call.unit)} {reason}")
+            keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
             return None
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
         dropped = self.drops_positions and not call.unit.config["keepdims"]
         return dataclasses.replace(layout, axis=1) if dropped else layout
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kept channels of every weight that has one entry per channel."""
-        if not unit.weights:
-            return unit
-        axis, indices = self.weight_axis(layout.axis), layout.kept(kept)
-        weights = [_taken(weight, indices, axis) for weight in unit.arrays()]
-        return unit.replace(weights=tuple(weights))
+        if not call.unit.weights:
+            return call
+        axis, indices = self.weight_axis(layout.axis), layout.kept_indices(kept)
+        weights = [_taken(weight, indices, axis) for weight in call.unit.arrays()]
+        return call.replace_unit(weights=tuple(weights))
+
+    def macs(self, call: Call) -> int:
+        """Elementwise products are not counted."""
+        return 0
 
 
 def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -66,26 +87,28 @@ def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
 class GivenStatistics(Channelwise):
     """`Normalization`, whose mean and variance may stand in the config instead of the weights."""
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the statistics of the kept channels, wherever they stand."""
-        indices, config = layout.kept(kept), {}
+        indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
-            given = unit.config[key]
+            given = call.unit.config[key]
             config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
-        return super().narrow(unit, layout, kept).replace(config=config)
+        return super().narrow(call, layout, kept).replace_unit(config=config)
 
 
 @dataclasses.dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Folding):
     """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    activation_key = "activation"
+
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with every channel repeated."""
         (layout,) = layouts
         if layout is None:
             return None
         if layout.axis != channel_axis(call.unit, call.inputs[0]):
-            tracker.fix(layout, f"{described(call.unit)} works along another axis")
+            tracker.keep_whole(layout, f"{described(call.unit)} works along another axis")
             return None
         tracker.tie_calls(call.unit, "input", layout)
         return layout.repeated(self.multiplier(call.unit))
@@ -94,12 +117,32 @@ class Depthwise:
         """Returns the number of output channels per input channel."""
         return int(unit.config["depth_multiplier"])
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kernels and biases of the kept channels."""
-        kernel, *biases = unit.arrays()
-        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
-        narrow = [kernel.take(layout.kept(kept), -2), *(bias.take(outputs) for bias in biases)]
-        return unit.replace(weights=tuple(narrow))
+        kernel, *biases = call.unit.arrays()
+        inputs = layout.kept_indices(kept)
+        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
+        return call.replace_unit(weights=tuple(narrow))
+
+    def macs(self, call: Call) -> int:
+        """Returns the size of the kernel times the positions of the output."""
+        (output,), kernel = call.outputs, call.unit.weights[0]
+        axis = channel_axis(call.unit, output)
+        return positions(call, output, axis) * math.prod(kernel.shape)
+
+    def multiply(
+        self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
+    ) -> Unit:
+        """Returns `reduce ∘ unit ∘ expand` for diagonal maps, after which it is still depthwise."""
+        kernel, bias = (array.astype(np.float64) for array in unit.arrays())
+        # Every output channel is made of one input channel: both are the last axis.
+        flat, expand = kernel.reshape(*kernel.shape[:-2], -1), expands.get("input")
+        expand = expand and expand.repeated(self.multiplier(unit))
+        bias = reduce_bias(expand_bias(bias, flat, (-1, -1), expand), reduce)
+        flat = reduce_kernel(expand_kernel(flat, -1, expand), -1, reduce)
+        dtype = unit.arrays()[0].dtype
+        return unit.replace(weights=(flat.reshape(kernel.shape).astype(dtype), bias.astype(dtype)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,40 +153,41 @@ class GroupedDepthwise(Depthwise):
         """Returns the number of output channels per group."""
         return int(unit.config["filters"] // unit.config["groups"])
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        outputs = layout.repeated(self.multiplier(unit)).kept(kept)
-        config = {"groups": len(layout.kept(kept)), "filters": len(outputs)}
-        weights = tuple(array.take(outputs, axis=-1) for array in unit.arrays())
-        return unit.replace(config=config, weights=weights)
+        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
+        weights = tuple(array.take(outputs, axis=-1) for array in call.unit.arrays())
+        return call.replace_unit(config=config, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupNorm:
     """Normalization over groups of channels: every group keeps the same number of channels."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Partitions the channels into the groups, unless every channel is one."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
             return None
         segment = layout.single_segment()
         if segment is None or layout.axis != call.unit.config["axis"] % len(value.shape):
-            tracker.fix(layout, f"{described(call.unit)} does not normalize one group of channels")
+            reason = f"{described(call.unit)} does not normalize one group of channels"
+            tracker.keep_whole(layout, reason)
             return None
         tracker.tie_calls(call.unit, "input", layout)
         if not self._is_per_channel(call.unit, segment.channels):
             tracker.partition(layout, call.unit.config["groups"])
         return layout
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kept channels of scale and center."""
-        indices = layout.kept(kept)
-        weights = tuple(weight.take(indices) for weight in unit.arrays())
+        indices = layout.kept_indices(kept)
+        weights = tuple(weight.take(indices) for weight in call.unit.arrays())
         (segment,) = layout.segments()
-        per_channel = self._is_per_channel(unit, segment.channels)
+        per_channel = self._is_per_channel(call.unit, segment.channels)
         config = {"groups": len(indices)} if per_channel else {}
-        return unit.replace(config=config, weights=weights)
+        return call.replace_unit(config=config, weights=weights)
 
     @staticmethod
     def _is_per_channel(unit: Unit, channels: int) -> bool:

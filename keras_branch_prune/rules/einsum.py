@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from typing import Any
 
@@ -11,20 +12,22 @@ import numpy as np
 
 from keras_branch_prune.channels import (
     ChannelMatrices,
+    ChannelTracker,
     Layout,
     Layouts,
+    expand_bias,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Tracker, described
+from keras_branch_prune.rules.base import Folding, add_bias, described, positions
 from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
 @dataclasses.dataclass(frozen=True)
 class _ChannelEquation:
-    """An equation such as `abc,cd->abd`: one letter contracted, one produced, the others kept.
+    """An equation such as `abc,cd->abd`: one letter contracted, one produced, the others stay.
 
     Args:
         input_axis: Axis of the contracted letter in the input, counted from the end.
@@ -51,11 +54,11 @@ class _ChannelEquation:
         inputs, kernel, outputs = match[2], match[3], match[5]
         contracted = [letter for letter in kernel if letter not in outputs]
         produced = [letter for letter in kernel if letter not in inputs]
-        kept = [letter for letter in inputs if letter not in kernel]
+        others = [letter for letter in inputs if letter not in kernel]
         if len(contracted) != 1 or len(produced) != 1 or contracted[0] not in inputs:
             return None
         plain = len(set(inputs)) == len(inputs) and len(set(outputs)) == len(outputs)
-        if not plain or [letter for letter in outputs if letter not in kernel] != kept:
+        if not plain or [letter for letter in outputs if letter not in kernel] != others:
             return None
         if match[1] is None and (inputs[0] in kernel or outputs[0] in kernel):
             return None
@@ -69,10 +72,12 @@ class _ChannelEquation:
 
 
 @dataclasses.dataclass(frozen=True)
-class EinsumMap(LinearRule):
+class EinsumMap(Folding, LinearRule):
     """`EinsumDense` where its equation is a channel map; any other equation is a barrier."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    activation_key = "activation"
+
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
         unit, (layout,), (value,), (output,) = call.unit, layouts, call.inputs, call.outputs
         equation, reason = _ChannelEquation.parse(unit), None
@@ -81,10 +86,10 @@ class EinsumMap(LinearRule):
         elif len(unit.weights) != 1 + self.has_bias(unit):
             reason = "has more weights than a kernel and a bias"
         if equation is None or reason is not None:
-            tracker.fix(layout, f"{described(unit)} {reason}")
+            tracker.keep_whole(layout, f"{described(unit)} {reason}")
             return None
         if layout is not None and layout.axis != equation.input_axis + len(value.shape):
-            tracker.fix(layout, f"{described(unit)} reads another axis than the channels")
+            tracker.keep_whole(layout, f"{described(unit)} reads another axis than the channels")
             layout = None
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(value, unit, "input")
@@ -122,9 +127,9 @@ class EinsumMap(LinearRule):
             return reduced.astype(array.dtype)
 
         def reduced_bias(bias: Any) -> np.ndarray:
-            array = as_array(bias)
-            flat = reduce_bias(array.astype(np.float64).ravel(), reduce)
-            return flat.reshape(bias_shape).astype(array.dtype)
+            array, axes = as_array(bias), (equation.kernel_input_axis, equation.kernel_output_axis)
+            flat = expand_bias(array.astype(np.float64).ravel(), kernel, axes, expand)
+            return reduce_bias(flat, reduce).reshape(bias_shape).astype(array.dtype)
 
         weights = [Deferred(bias_shape, functools.partial(reduced_bias, bias)) for bias in biases]
         shape = list(unit.config["output_shape"])
@@ -139,3 +144,35 @@ class EinsumMap(LinearRule):
         equation = _ChannelEquation.parse(unit)
         assert equation is not None
         return np.moveaxis(unit.arrays()[0], equation.kernel_output_axis, -1)
+
+    def macs(self, call: Call) -> int | None:
+        """Returns, for any equation, what one value of the output takes times their number."""
+        unit, (output,) = call.unit, call.outputs
+        if len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        operands, output_axes = unit.config["equation"].replace("...", "").split("->")
+        axes = zip(operands.split(",")[1], unit.weights[0].shape, strict=True)
+        summed = math.prod(size for axis, size in axes if axis not in output_axes)
+        return positions(call, output) * summed
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        equation = _ChannelEquation.parse(call.unit)
+        assert equation is not None
+        before, after = len(call.inputs[0].shape), len(call.outputs[0].shape)
+        return equation.input_axis + before, equation.output_axis + after
+
+    def with_bias(self, call: Call) -> Unit | None:
+        """Returns the unit with a bias; `None` if it has other weights or another equation."""
+        unit, equation = call.unit, _ChannelEquation.parse(call.unit)
+        if equation is None or len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        if self.has_bias(unit):
+            return unit
+        letter = unit.config["equation"][equation.output_axis]
+        width = unit.weights[0].shape[equation.kernel_output_axis]
+        return add_bias(unit, (width, *(1,) * (-1 - equation.output_axis)), {"bias_axes": letter})
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """The kernel is applied at every position alike."""
+        return True

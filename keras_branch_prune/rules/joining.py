@@ -6,16 +6,16 @@ import dataclasses
 
 from keras import tree
 
-from keras_branch_prune.channels import Layout, Layouts, side_by_side
+from keras_branch_prune.channels import ChannelTracker, Layout, Layouts, side_by_side
 from keras_branch_prune.graph import Call, Value
-from keras_branch_prune.rules.base import Tracker, Weightless, described, fix_all
+from keras_branch_prune.rules.base import Weightless, described, keep_all_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Elementwise(Weightless):
     """A merge of several tensors channel by channel (add, multiply …): ties their groups."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties all inputs but those that broadcast a single channel."""
         known = [layout for layout in layouts if layout is not None]
         if not known:
@@ -29,11 +29,11 @@ class Elementwise(Weightless):
         }
         ranks = {len(value.shape) for value in call.inputs}
         if len(axes) > 1 or (len(ranks) > 1 and axes != {-1}):
-            fix_all(layouts, tracker, f"{where} merges tensors of different ranks or axes")
+            keep_all_whole(layouts, tracker, f"{where} merges tensors of different ranks or axes")
             return None
         (axis,) = axes
         if _has_constant_channels(call, axis):
-            fix_all(layouts, tracker, f"{where} has a constant for every channel")
+            keep_all_whole(layouts, tracker, f"{where} has a constant for every channel")
             return None
         channels = call.outputs[0].shape[axis]
         tied = [
@@ -51,7 +51,7 @@ class Elementwise(Weightless):
 class Concatenation(Weightless):
     """Lays groups side by side along the channel axis, or ties them along another one."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout of the concatenated tensor."""
         known = [layout for layout in layouts if layout is not None]
         if not known:
@@ -59,14 +59,14 @@ class Concatenation(Weightless):
         where = described(call.unit)
         axes = {layout.axis for layout in known}
         if len(axes) > 1:
-            fix_all(layouts, tracker, f"{where} merges tensors of different channel axes")
+            keep_all_whole(layouts, tracker, f"{where} merges tensors of different channel axes")
             return None
         (axis,) = axes
         if call.unit.config["axis"] % len(call.outputs[0].shape) != axis:
             tracker.tie(layouts, where)
             return known[0] if len(known) == len(layouts) else None
         parts = [
-            layout or tracker.fixed(axis, value.shape[axis])
+            layout or tracker.constant_source(axis, value.shape[axis])
             for layout, value in zip(layouts, call.inputs, strict=True)
         ]
         return side_by_side(axis, parts)

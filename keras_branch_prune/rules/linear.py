@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +13,24 @@ import numpy as np
 
 from keras_branch_prune.channels import (
     ChannelMatrices,
+    ChannelTracker,
     Kept,
     Layout,
     Layouts,
+    expand_bias,
     expand_kernel,
     reduce_bias,
     reduce_kernel,
 )
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Tracker, channel_axis, described
+from keras_branch_prune.rules.base import (
+    Barrier,
+    Folding,
+    channel_axis,
+    described,
+    has_bias,
+    positions,
+)
 
 Expands = Mapping[str, ChannelMatrices]
 """Role of an input → the map k → C that stands before it."""
@@ -33,7 +43,7 @@ class LinearRule(abc.ABC):
     """
 
     @abc.abstractmethod
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the inputs' groups at this consumer and begins the producer's."""
 
     @abc.abstractmethod
@@ -50,66 +60,77 @@ class LinearRule(abc.ABC):
 
     def has_bias(self, unit: Unit) -> bool:
         """Whether a bias is added to the output channels."""
-        return bool(unit.config["use_bias"])
+        return has_bias(unit)
 
-    def output_groups(self, unit: Unit) -> int:
+    def conv_groups(self, unit: Unit) -> int:
         """Returns the number of runs of output channels that must not be mixed."""
         return 1
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: a linear layer is narrowed by `multiply`."""
-        raise AssertionError(f"{described(unit)} is linear and not part of a region")
+        raise AssertionError(f"{described(call.unit)} is linear and not part of a region")
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap(LinearRule):
+class LinearMap(Folding, LinearRule):
     """Dense layers and convolutions, grouped ones too: a kernel and perhaps a bias.
+
+    The kernel is the first weight, the bias the second. Without a bias, one is added on export if
+    the config says `use_bias`. The kernel is applied at every position of the output, whose number
+    makes the MACs; a convolution says in its config where it adds zeros: `padding`, `kernel_size`.
 
     Args:
         width_key: Config key of the number of output channels.
         input_axis: Axis of the input channels in the kernel.
         output_axis: Axis of the output channels in the kernel.
         spatial: Whether the channel axis is given by `data_format`; else it is the last axis.
+        transposed: Whether the kernel is applied at every position of the input instead, and what
+            it makes of them is added up.
+        activation_key: Config key of an activation that is applied last, and that `"linear"` turns
+            off; `None` if there is none.
     """
 
     width_key: str
     input_axis: int
     output_axis: int
     spatial: bool = True
+    transposed: bool = False
+    activation_key: str | None = "activation"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the input's groups at this consumer and begins the producer's."""
         unit, (layout,), (output,) = call.unit, layouts, call.outputs
         if len(unit.weights) != 1 + self.has_bias(unit):
-            tracker.fix(layout, f"{described(unit)} has more weights than a kernel and a bias")
+            reason = f"{described(unit)} has more weights than a kernel and a bias"
+            tracker.keep_whole(layout, reason)
             return None
         axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
         layout = self._readable(unit, layout, axis, tracker)
-        groups = self.output_groups(unit)
+        conv_groups = self.conv_groups(unit)
         tracker.tie_calls(unit, "input", layout)
-        tracker.consume(call.inputs[0], unit, "input", groups)
+        tracker.consume(call.inputs[0], unit, "input", conv_groups)
         produced = self._produce(unit, axis, tracker)
-        if groups > 1:
-            tracker.partition(produced, groups)
+        if conv_groups > 1:
+            tracker.partition(produced, conv_groups)
             if layout is not None:
-                tracker.partition(layout, groups)
+                tracker.partition(layout, conv_groups)
         return produced
 
-    def _produce(self, unit: Unit, axis: int, tracker: Tracker) -> Layout:
+    def _produce(self, unit: Unit, axis: int, tracker: ChannelTracker) -> Layout:
         return tracker.produce(unit, axis, unit.config[self.width_key])
 
     def _readable(
-        self, unit: Unit, layout: Layout | None, axis: int, tracker: Tracker
+        self, unit: Unit, layout: Layout | None, axis: int, tracker: ChannelTracker
     ) -> Layout | None:
-        """Returns the layout if its channels can be followed into the layer, else fixes it."""
+        """Returns the layout if its channels can be followed into the layer, else keeps all."""
         reason = None
         if layout is not None and layout.axis != axis:
             reason = "reads another axis than the channels"
-        elif layout is not None and self.output_groups(unit) > 1 and not layout.single_segment():
+        elif layout is not None and self.conv_groups(unit) > 1 and not layout.single_segment():
             reason = "is a grouped convolution of several groups of channels"
         if reason is None:
             return layout
-        tracker.fix(layout, f"{described(unit)} {reason}")
+        tracker.keep_whole(layout, f"{described(unit)} {reason}")
         return None
 
     def inputs(self, call: Call) -> dict[str, Value]:
@@ -119,21 +140,22 @@ class LinearMap(LinearRule):
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
         """Returns `reduce ∘ unit ∘ expand` as one layer, multiplied when its weights are set."""
         kernel, *biases = unit.weights
-        expand, groups = expands.get("input"), self.output_groups(unit)
+        expand, conv_groups = expands.get("input"), self.conv_groups(unit)
         shape = list(kernel.shape)
         if expand is not None:
-            shape[self.input_axis] = expand.shape[0] // groups
+            shape[self.input_axis] = expand.shape[0] // conv_groups
         if reduce is not None:
             shape[self.output_axis] = reduce.shape[1]
 
         def product() -> np.ndarray:
             array = as_array(kernel)
-            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, groups)
+            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, conv_groups)
             return reduce_kernel(expanded, self.output_axis, reduce).astype(array.dtype)
 
         def reduced(bias: Any) -> np.ndarray:
-            array = as_array(bias)
-            return reduce_bias(array.astype(np.float64), reduce).astype(array.dtype)
+            array, axes = as_array(bias), (self.input_axis, self.output_axis)
+            expanded = expand_bias(array.astype(np.float64), kernel, axes, expand, conv_groups)
+            return reduce_bias(expanded, reduce).astype(array.dtype)
 
         width = shape[self.output_axis]
         weights = [Deferred((width,), functools.partial(reduced, bias)) for bias in biases]
@@ -145,20 +167,39 @@ class LinearMap(LinearRule):
         """Returns the kernel as `(everything else, output channels)`."""
         return _as_matrix(unit.arrays()[0], self.output_axis)
 
-    def output_groups(self, unit: Unit) -> int:
+    def conv_groups(self, unit: Unit) -> int:
         """Returns the number of groups of the convolution."""
         return int(unit.config.get("groups", 1))
 
     def is_depthwise(self, unit: Unit) -> bool:
         """Whether every group of the convolution reads a single channel."""
-        return self.output_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
+        return self.conv_groups(unit) > 1 and unit.weights[0].shape[self.input_axis] == 1
+
+    def macs(self, call: Call) -> int | None:
+        """Returns the size of the kernel times the positions at which it is applied."""
+        unit, value = call.unit, call.inputs[0] if self.transposed else call.outputs[0]
+        if len(unit.weights) != 1 + self.has_bias(unit):
+            return None
+        kernel = unit.weights[0]
+        return positions(call, value, self._axis(unit, value)) * math.prod(kernel.shape)
+
+    def channel_axes(self, call: Call) -> tuple[int, int]:
+        """Returns the channel axes of the input and the output."""
+        return self._axis(call.unit, call.inputs[0]), self._axis(call.unit, call.outputs[0])
+
+    def _axis(self, unit: Unit, value: Value) -> int:
+        return channel_axis(unit, value) if self.spatial else len(value.shape) - 1
+
+    def shifts_evenly(self, unit: Unit) -> bool:
+        """Whether no zeros are added to the input, and all outputs are made of equally many."""
+        return not self.spatial or super().shifts_evenly(unit)
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingMap(LinearRule):
     """Embedding: reads integers, produces the channels of its table."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Begins the group of the embedding's width."""
         if len(call.unit.weights) != 1:
             return None
@@ -188,6 +229,21 @@ class EmbeddingMap(LinearRule):
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the table `(tokens, channels)`."""
         return unit.arrays()[0]
+
+    def macs(self, call: Call) -> int | None:
+        """A look-up multiplies nothing."""
+        return 0 if len(call.unit.weights) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelMapRule(Barrier):
+    """A reduce or expand map of a branched model: a barrier, as a model is branched only once."""
+
+    def macs(self, call: Call) -> int:
+        """Returns the sizes of all blocks, each at all its positions."""
+        (output,), config = call.outputs, call.unit.config
+        per_position = sum(math.prod(block) for block in config["blocks"])
+        return positions(call, output, config["axis"] % len(output.shape)) * per_position
 
 
 def _as_matrix(kernel: np.ndarray, axis: int) -> np.ndarray:

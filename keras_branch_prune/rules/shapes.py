@@ -8,26 +8,26 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.channels import Block, Kept, Layout, Layouts
+from keras_branch_prune.channels import Block, ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Tracker, Weightless, channel_axis, described
+from keras_branch_prune.rules.base import Weightless, channel_axis, described
 
 
 @dataclasses.dataclass(frozen=True)
 class Flattening(Weightless):
     """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with the positions counted in."""
         (layout,) = layouts
-        (value,) = call.inputs
+        (value,), where = call.inputs, described(call.unit)
         if layout is None or len(value.shape) == 2:
             return layout
         if layout.axis != channel_axis(call.unit, value):
-            tracker.fix(layout, f"{described(call.unit)} has another data_format than its input")
+            tracker.keep_whole(layout, f"{where} has another data_format than its input")
             return None
         if not _can_flatten(layout, value):
-            tracker.fix(layout, f"{described(call.unit)} needs a static shape to be followed")
+            tracker.keep_whole(layout, f"{where} needs a static shape to be followed")
             return None
         return _flattened(layout, value)
 
@@ -42,7 +42,7 @@ class Reshaping:
 
     key: str = "target_shape"
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Follows the channels if they stay last."""
         (layout, *_), value, output = layouts, call.inputs[0], call.outputs[0]
         if layout is None:
@@ -56,22 +56,22 @@ class Reshaping:
             if positions is not None:
                 found = tracker.unfold(layout, positions, described(call.unit))
                 return found and dataclasses.replace(found, axis=len(output.shape) - 1)
-        tracker.fix(layout, f"{described(call.unit)} may move channels to another axis")
+        tracker.keep_whole(layout, f"{described(call.unit)} may move channels to another axis")
         return None
 
-    def narrow(self, unit: Unit, layout: Layout, kept: Kept) -> Unit:
-        """Returns the reshape to the narrow shape."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Reshapes to the narrow shape."""
         before = sum(block.positions * block.channels for block in layout.blocks)
-        *target, last = unit.config[self.key]
+        *target, last = call.unit.config[self.key]
         last = -1 if last == -1 else last * layout.width(kept) // before
-        return unit.replace(config={self.key: (*target, last)})
+        return call.replace_unit(config={self.key: (*target, last)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction(Weightless):
     """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Follows the channels unless they are reduced themselves."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
@@ -79,7 +79,7 @@ class Reduction(Weightless):
         axis, rank = call.unit.config["axis"], len(value.shape)
         axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
         if layout.axis in axes:
-            tracker.fix(layout, f"{described(call.unit)} mixes the channels")
+            tracker.keep_whole(layout, f"{described(call.unit)} mixes the channels")
             return None
         before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
         return dataclasses.replace(layout, axis=layout.axis - int(before))
@@ -89,7 +89,7 @@ class Reduction(Weightless):
 class Squeezing(Weightless):
     """The removal of axes of size 1, which the config names with `axis`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Moves the channel axis past the axes that are gone."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
@@ -98,7 +98,7 @@ class Squeezing(Weightless):
         gone = [a for a, size in enumerate(value.shape) if size == 1]
         gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
         if layout.axis in gone:
-            tracker.fix(layout, f"{described(call.unit)} removes the channel axis")
+            tracker.keep_whole(layout, f"{described(call.unit)} removes the channel axis")
             return None
         return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
 
@@ -107,7 +107,7 @@ class Squeezing(Weightless):
 class Expansion(Weightless):
     """The insertion of axes of size 1, which the config names with `axis`."""
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Moves the channel axis past the axes that are new."""
         (layout,), rank = layouts, len(call.outputs[0].shape)
         if layout is None:
@@ -127,7 +127,7 @@ class Permutation(Weightless):
 
     order: Callable[[Unit, int], Sequence[int]]
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> Layout | None:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout at its new axis."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:

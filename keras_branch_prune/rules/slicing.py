@@ -15,13 +15,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.channels import Kept, Layout, Layouts
+from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
-from keras_branch_prune.rules.base import Rule, Tracker, Weightless, described, fix_all
+from keras_branch_prune.rules.base import Rule, described, keep_all_whole
 
 
-class SlicingRule(Weightless, abc.ABC):
+class SlicingRule(abc.ABC):
     """An operation each of whose outputs is a part of its input."""
 
     @abc.abstractmethod
@@ -36,23 +36,24 @@ class SlicingRule(Weightless, abc.ABC):
         """Returns where an axis of the input is in the outputs."""
         return axis
 
-    def trace(self, call: Call, layouts: Layouts, tracker: Tracker) -> list[Layout | None]:
+    def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> list[Layout | None]:
         """Returns the layout of every output."""
         layout, *others = layouts
         if others:
-            fix_all(layouts, tracker, f"{described(call.unit)} is given positions as a tensor")
+            reason = f"{described(call.unit)} is given positions as a tensor"
+            keep_all_whole(layouts, tracker, reason)
         if others or layout is None:
             return []
         axis = self.output_axis(call, layout.axis)
         parts = [_taken(call, layout, p, tracker) for p in self.parts(call, layout.axis)]
         return [part and dataclasses.replace(part, axis=axis) for part in parts]
 
-    def narrow_call(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Returns the call on the kept channels; `layout` is that of its input."""
+    def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
+        """Takes the parts where they are among the kept channels."""
         parts = self.parts(call, layout.axis)
         if all(part == slice(None) for part in parts):
             return call
-        indices, size = layout.kept(kept), _size(call, layout.axis)
+        indices, size = layout.kept_indices(kept), _size(call, layout.axis)
         ends = [np.searchsorted(indices, part.indices(size)[:2]) for part in parts]
         return self.with_runs(call, layout.axis, [(int(a), int(b)) for a, b in ends])
 
@@ -63,14 +64,14 @@ def _size(call: Call, axis: int) -> int:
     return size
 
 
-def _taken(call: Call, layout: Layout, part: Any, tracker: Tracker) -> Layout | None:
+def _taken(call: Call, layout: Layout, part: Any, tracker: ChannelTracker) -> Layout | None:
     size, where = _size(call, layout.axis), described(call.unit)
     start, stop, step = part.indices(size) if isinstance(part, slice) else (0, 0, 0)
     if (start, stop, step) == (0, size, 1):
         return layout
     if step == 1 and start < stop:
         return tracker.cut(layout, start, stop, where)
-    tracker.fix(layout, f"{where} takes other channels than a run of neighbours")
+    tracker.keep_whole(layout, f"{where} takes other channels than a run of neighbours")
     return None
 
 
@@ -120,8 +121,8 @@ class WindowSlicing(SlicingRule):
         ((start, stop),) = runs
         starts, shape = list(call.args[1]), list(call.unit.config["shape"])
         starts[axis], shape[axis] = start, stop - start
-        unit = call.unit.replace(config={"shape": tuple(shape)})
-        return dataclasses.replace(call, unit=unit, args=(call.args[0], tuple(starts)))
+        call = call.replace_unit(config={"shape": tuple(shape)})
+        return dataclasses.replace(call, args=(call.args[0], tuple(starts)))
 
 
 class Splitting(SlicingRule):
@@ -141,7 +142,7 @@ class Splitting(SlicingRule):
     def with_runs(self, call: Call, axis: int, runs: list[tuple[int, int]]) -> Call:
         """Returns the call that splits at other positions."""
         config = {"indices_or_sections": tuple(stop for _, stop in runs[:-1])}
-        return dataclasses.replace(call, unit=call.unit.replace(config=config))
+        return call.replace_unit(config=config)
 
 
 def slicing_rules() -> dict[type, Rule]:

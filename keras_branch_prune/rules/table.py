@@ -1,7 +1,8 @@
-"""The table of rules: what each Keras layer does to channels, by exact class.
+"""The table of rules: all that is known of each Keras layer, by exact class.
 
 A class that is not in the table is a barrier: the groups it touches keep their width. Nothing is
-guessed, and subclasses of a known class do not inherit its rule.
+guessed, and subclasses of a known class do not inherit its rule. What a rule says of channels is
+asked of the rule itself; what it need not know (MACs, activation), of the functions here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_branch_prune.channels import Layout
-from keras_branch_prune.graph import Unit, Value
+from keras_branch_prune.graph import Call, Unit, Value, set_activation_lookup
+from keras_branch_prune.layers import ChannelMap
 from keras_branch_prune.rules.applications import application_rules
 from keras_branch_prune.rules.attention import attention_rules
 from keras_branch_prune.rules.base import Barrier, Rule, channel_axis
@@ -23,10 +25,19 @@ from keras_branch_prune.rules.channelwise import (
 )
 from keras_branch_prune.rules.einsum import EinsumMap
 from keras_branch_prune.rules.joining import Concatenation, Elementwise
-from keras_branch_prune.rules.linear import EmbeddingMap, LinearMap, LinearRule
+from keras_branch_prune.rules.linear import ChannelMapRule, EmbeddingMap, LinearMap, LinearRule
 from keras_branch_prune.rules.operations import operation_rules
 from keras_branch_prune.rules.shapes import Flattening, Permutation, Reshaping
 from keras_branch_prune.rules.slicing import slicing_rules
+
+_TENSOR_PRODUCTS = frozenset(
+    {
+        *("AdditiveAttention", "Attention", "Dot", "DotProductAttention"),
+        *("Einsum", "Inner", "Matmul", "Outer", "Tensordot", "Vdot"),
+        *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv"),
+    }
+)
+"""Names of layers and `keras.ops` operations that multiply tensors with each other."""
 
 _ELEMENTWISE_ACTIVATIONS = frozenset(
     (
@@ -42,7 +53,7 @@ _layers = keras.layers
 
 _conv = LinearMap("filters", input_axis=-2, output_axis=-1)
 
-_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2)
+_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2, transposed=True)
 
 _elementwise = Channelwise()
 
@@ -191,6 +202,7 @@ _RULES: dict[type, Rule] = {
         _recurrent,
     ),
     _layers.TimeDistributed: Barrier("is followed around a Dense layer only"),
+    ChannelMap: ChannelMapRule(),
 }
 
 _RULES.update({**operation_rules(), **attention_rules(), **application_rules(), **slicing_rules()})
@@ -206,12 +218,82 @@ def rule_for(unit: Unit) -> Rule:
     return rule
 
 
+def activation_key(cls: type) -> str | None:
+    """Returns the config key of the activation that a layer applies last, if it has one."""
+    return getattr(_RULES.get(cls), "activation_key", None)
+
+
+set_activation_lookup(activation_key)
+
+
+def layer_macs(call: Call) -> int | None:
+    """Returns the MACs per sample of one call, or `None` if it may multiply, but how is not known.
+
+    Raises:
+        ValueError: If a dimension that matters is open.
+    """
+    macs = getattr(rule_for(call.unit), "macs", None)
+    if macs is not None:
+        return macs(call)
+    return None if _may_multiply(call.unit) else 0
+
+
+def _may_multiply(unit: Unit) -> bool:
+    has_matrix = any(len(weight.shape) >= 2 for weight in unit.weights)
+    return has_matrix or unit.cls.__name__ in _TENSOR_PRODUCTS
+
+
 def register_rule(cls: type, rule: Rule) -> None:
     """Registers the rule of a layer class of your own, or replaces a built-in one.
 
+    A `LinearMap` is complete: the layer is pruned, its MACs are counted, its activation is told
+    apart from what it does linearly, and BatchNormalization is folded into it on export. So is a
+    `Channelwise` for layers that treat every channel alone. A rule of your own needs the methods
+    `trace` and `narrow`. It may also have
+
+    * `activation_key`: config key of an activation that the layer applies last, and that `"linear"`
+      turns off;
+    * `macs(call)`: MACs per sample, `None` if they are not known. Without it layers with a matrix
+      among their weights are reported as uncounted, others count as 0.
+
+    If it derives from `rules.Folding`, and says how a kernel is multiplied with a factor per
+    channel, BatchNormalization is folded too.
+
+    Example:
+        >>> import keras
+        >>> import keras_branch_prune as kbp
+        >>> class Projection(keras.layers.Layer):
+        ...     def __init__(self, units, activation="linear", **kwargs):
+        ...         super().__init__(**kwargs)
+        ...         self.units, self.activation = units, activation
+        ...
+        ...     def build(self, input_shape):
+        ...         self.kernel = self.add_weight(shape=(self.units, input_shape[-1]))
+        ...         self.bias = self.add_weight(shape=(self.units,))
+        ...
+        ...     def call(self, x):
+        ...         x = x @ keras.ops.transpose(self.kernel) + self.bias
+        ...         return keras.activations.get(self.activation)(x)
+        ...
+        ...     def get_config(self):
+        ...         config = {"units": self.units, "activation": self.activation}
+        ...         return {**super().get_config(), **config}
+        >>> kbp.register_rule(
+        ...     Projection, kbp.LinearMap("units", input_axis=1, output_axis=0, spatial=False)
+        ... )
+        >>> inputs = keras.Input((3,))
+        >>> outputs = keras.layers.Dense(2)(Projection(8, activation="relu")(inputs))
+        >>> model = keras.Model(inputs, outputs)
+        >>> kbp.count_macs(model)
+        40
+        >>> [(group.channels, group.width) for group in kbp.plan(model, width=0.5).groups]
+        [(8, 4)]
+
     Args:
         cls: The exact layer class; subclasses need their own entry.
-        rule: A `Channelwise`, `Elementwise`, `LinearMap`, … or an object with their methods.
+        rule: A `Channelwise`, `Elementwise`, `LinearMap`, … or an object with the methods of
+            `kbp.rules.Rule`: `trace(call, layouts, tracker)` returns the layout of the output,
+            `narrow(call, layout, kept)` the call of the narrow layer.
 
     Raises:
         TypeError: If `cls` is not a class or `rule` has no `trace` and `narrow`.

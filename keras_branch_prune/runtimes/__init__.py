@@ -1,10 +1,11 @@
 """Runs a model in a process of its own, which knows nothing of this package."""
 
-from .process import BenchmarkError, Worker, command_line, start_worker
+from .base import Options
+from .process import Worker, WorkerError, start_worker
 
 __all__ = [
-    "BenchmarkError",
+    "Options",
     "Worker",
-    "command_line",
+    "WorkerError",
     "start_worker",
 ]

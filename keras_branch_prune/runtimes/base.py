@@ -1,4 +1,4 @@
-"""What the worker scripts know of a runtime: how it is imported, given a model, and run."""
+"""What a worker process knows of a runtime: how it is imported, given a model, and run."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The near end of a process that measures one model; the far end is `_benchmark_worker.py`."""
+"""Starts a process that runs one model, and talks with it; what it does is in `worker.py`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Makes this folder a package of its own: the process needs nothing of the one around it.
+from .base import Options
+
+# Makes this folder a package of its own, so that the process imports nothing of the one around it.
 _START = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("runtimes", sys.argv.pop(1))
 sys.modules["runtimes"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["runtimes"])
-importlib.import_module("runtimes." + sys.argv.pop(1)).main()
+importlib.import_module("runtimes.worker").main()
 """
-_PACKAGE = Path(__file__).with_name("__init__.py")
+_PACKAGE = Path(__file__).absolute().with_name("__init__.py")
 _ERROR_TAIL = 2000
 
 
-def command_line(module: str, *arguments: str) -> list[str]:
-    """Returns the command that runs `main` of a module of this folder in a fresh process."""
-    return [sys.executable, "-c", _START, str(_PACKAGE), module, *arguments]
-
-
-class BenchmarkError(RuntimeError):
-    """A process that was to be measured ended or did not answer."""
+class WorkerError(RuntimeError):
+    """A worker process ended or did not answer; with the last 2,000 characters of its errors."""
 
 
 class Worker:
-    """A running process: one question, one answer. Made by `start_worker`."""
+    """A running process that answers one command at a time. Made by `start_worker`."""
 
     def __init__(self, label: str, process: Any, stderr: Any, timeout: float):
         self._label, self._process, self._stderr, self._timeout = label, process, stderr, timeout
@@ -44,35 +41,21 @@ class Worker:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self) -> Any:
-        """Waits until the model is loaded; returns the facts that the process tells then."""
-        return self._answer()
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Sends a command to a method of `worker.Runner` and returns the answer.
 
-    def ask(self, **message: Any) -> Any:
-        """Sends a command and returns the answer; raises `BenchmarkError` if there is none."""
+        Args:
+            command: "facts", "warm_up", "time" or "run". The first waits until the model is loaded.
+            arguments: What the method takes, as far as JSON knows it.
+
+        Raises:
+            WorkerError: If the process ended or does not answer in time.
+        """
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
             self._process.stdin.flush()
         except OSError as error:
             raise self._failure("ended early") from error
-        return self._answer()
-
-    def end(self) -> None:
-        """Kills the process and closes its pipes."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        self._process.stdout.close()
-        # What was still to be written cannot be: the process is gone.
-        with suppress(OSError):
-            self._process.stdin.close()
-
-    def _read(self) -> None:
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put("")
-
-    def _answer(self) -> Any:
         try:
             line = self._answers.get(timeout=self._timeout)
         except queue.Empty:
@@ -81,40 +64,66 @@ class Worker:
             raise self._failure("ended early")
         return json.loads(line)
 
-    def _failure(self, what: str) -> BenchmarkError:
+    def end(self) -> None:
+        """Kills the process and closes its pipes."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        # Closing writes what is still in the buffer, which a killed process does not take.
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def _failure(self, what: str) -> WorkerError:
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace")[-_ERROR_TAIL:].strip()
-        return BenchmarkError(
-            f"The process that measures {self._label} {what}. Its error output:\n{tail}"
-        )
+        return WorkerError(f"{self._label} {what}. Its error output:\n{tail}")
 
 
 @contextmanager
-def start_worker(label: str, options: Mapping[str, Any], timeout: float) -> Iterator[Worker]:
-    """Starts a process for one variant and ends it at the end of the block.
+def start_worker(
+    label: str,
+    runtime: str,
+    path: str | os.PathLike[str],
+    timeout: float,
+    options: Options | None = None,
+    input_shape: Any = None,
+) -> Iterator[Worker]:
+    """Starts a process that loads a model, and ends it at the end of the block.
 
     Args:
-        label: What error messages call it.
-        options: What the script takes: `backend`, `path`, `device`, `threads`, `input_shape`.
+        label: What messages call the process, as the subject of a sentence.
+        runtime: What runs the model: a key of `RUNTIMES`.
+        path: The model.
         timeout: How long to wait for an answer, s.
+        options: How to run it; `None` takes the defaults.
+        input_shape: Shape of one sample, or a dict of them by input name, for random inputs of
+            models that leave it open.
 
     Yields:
-        The worker; call its `ready` first.
+        The worker, which may still be loading the model.
     """
-    environment = dict(os.environ)
-    if options["device"] == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    if options.get("backend") == "keras":
-        # The models may have layers of this package, wherever it was imported from.
-        known = [str(_PACKAGE.parents[2]), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, known))
-    with tempfile.TemporaryFile() as stderr:
+    options = options or Options()
+    task = {
+        "runtime": runtime,
+        "path": os.path.abspath(path),
+        "options": options._asdict(),
+        "input_shape": input_shape,
+    }
+    # Python looks for modules in the working directory first: an empty one hides none.
+    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            command_line("worker", json.dumps(options)),
+            [sys.executable, "-c", _START, str(_PACKAGE), json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=environment,
+            cwd=empty,
+            env=_environment(options.device),
             text=True,
         )
         worker = Worker(label, process, stderr, timeout)
@@ -122,3 +131,13 @@ def start_worker(label: str, options: Mapping[str, Any], timeout: float) -> Iter
             yield worker
         finally:
             worker.end()
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Returns this process' environment, as it means the same in another working directory."""
+    environment = dict(os.environ)
+    folders = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    return environment

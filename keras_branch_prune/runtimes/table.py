@@ -1,4 +1,4 @@
-"""All runtimes by name, as the worker scripts use them; each is imported only when it is made."""
+"""All runtimes by name. What a runtime runs with is imported only when it is made."""
 
 from collections.abc import Callable
 

@@ -1,10 +1,12 @@
-"""The runtimes on TensorFlow, as the worker scripts use them.
+"""The runtimes on TensorFlow: Keras, SavedModels, and products of matrices to compare with.
 
-They import TensorFlow only when they are made, and nothing of this package but for `Keras`, whose
-models may contain layers of it.
+They import TensorFlow only when they are made. `Keras` imports the package around this folder too,
+for models may contain layers of it.
 """
 
-import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from .base import Input, Options, Run, Runtime
@@ -75,8 +77,7 @@ class Keras(TensorFlow):
     def __init__(self) -> None:
         import keras
 
-        # So that Keras knows the layers of branched models.
-        importlib.import_module("keras_branch_prune")
+        _import_package("keras_branch_prune", Path(__file__).parents[1])
         super().__init__()
         self._keras: Any = keras
         self.versions["Keras"] = keras.__version__
@@ -121,3 +122,11 @@ class MatMul(TensorFlow):
         matrices = [self._tf.random.stateless_uniform([self._side] * 2, [0, i]) for i in range(2)]
         # One number is enough to wait for all of them; copying all from a GPU takes long.
         return lambda: {"corner": self._tf.matmul(*matrices)[0, 0].numpy()}
+
+
+def _import_package(name: str, folder: Path) -> None:
+    """Imports a package from its folder, which need not be on the path, unless it is there."""
+    if name not in sys.modules:
+        spec: Any = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])

@@ -1,9 +1,9 @@
-"""The far end of `worker.py`, run as a script: loads one model and times it.
+"""What a worker process does: it loads one model, and runs or times it on command.
 
-Imports NumPy and the runtime of the model only. The options come as a JSON object in `argv[1]`:
-`backend`, `path`, `device`, `threads`, `input_shape`. Then every line of standard input is a JSON
-object with a command (`warm_up` or `time`) and its arguments, answered by one line of JSON on
-standard output. The end of the input ends the process.
+It imports NumPy and the runtime of the model, and nothing of the package around this folder. The
+arguments of `Runner` come as a JSON object in `argv[1]`. Then every line of standard input is a
+JSON object with a `command`, the name of a method of `Runner`, and its arguments; what the method
+returns is written as one line of JSON to standard output. The end of the input ends the process.
 """
 
 import json
@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from typing import Any
+
+import numpy as np
 
 from .base import Input, Options, Run
 from .table import RUNTIMES
@@ -27,25 +29,50 @@ def peak_ram_mib() -> float | None:
 
 
 class Runner:
-    """A loaded model with random inputs for it."""
+    """A loaded model.
 
-    def __init__(self, options: dict[str, Any]):
-        import numpy  # noqa: F401 - the runtimes need it, so it is not part of a model's memory
+    Args:
+        runtime: A key of `RUNTIMES`.
+        path: The model.
+        options: The fields of `Options`.
+        input_shape: See `start_worker`.
+    """
 
-        self._input_shape = options["input_shape"]
-        self._runtime = RUNTIMES[options["backend"]]()
+    def __init__(self, runtime: str, path: str, options: dict[str, Any], input_shape: Any):
+        self._input_shape = input_shape
+        self._runtime = RUNTIMES[runtime]()
+        # What the imports take is no part of a model's memory.
         self._imported_mib = peak_ram_mib()
-        how = Options(options["threads"], options["device"], reshape=True)
-        self._runtime.load(options["path"], how)
+        self._runtime.load(path, Options(**options))
         self._runs: dict[int, Run] = {}
 
     def facts(self) -> dict[str, Any]:
-        """Returns what the reader of a result must know."""
+        """Returns what the reader of a result must know: versions, GPU, FLOP of one run."""
         runtime = self._runtime
         return {"versions": runtime.versions, "gpu": runtime.gpu, "flop": runtime.flop}
 
+    def run(self, names: list[str], source: str, target: str) -> list[str]:
+        """Runs the model on stored inputs and stores its outputs.
+
+        Args:
+            names: Names of the inputs.
+            source: An `.npz` file with one array per name, in this order.
+            target: The `.npz` file to write.
+
+        Returns:
+            The names of the arrays in `target`, in their order.
+        """
+        with np.load(source) as stored:
+            arrays = dict(zip(names, stored.values(), strict=True))
+        outputs = self._runtime.prepare(arrays)()
+        np.savez(target, *map(_storable, outputs.values()))
+        return list(outputs)
+
     def warm_up(self, batch_size: int, calls: int) -> dict[str, float | None]:
-        """Runs some calls; returns the peak memory so far, over that of the bare import."""
+        """Runs some calls on random inputs; returns the peak memory so far, MiB.
+
+        That of a process that has only imported the runtime is subtracted from the RAM.
+        """
         # Some runtimes prepare the model for every batch size; nobody keeps several in memory.
         self._runs.clear()
         self._prepare(batch_size, calls)
@@ -58,7 +85,7 @@ class Runner:
         if batch_size not in self._runs:
             self._prepare(batch_size, calls)
         run, milliseconds = self._runs[batch_size], list[float]()
-        # Others have had the caches meanwhile.
+        # Other processes have used the caches of the CPU meanwhile.
         run()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(milliseconds) < calls:
@@ -79,8 +106,6 @@ class Runner:
 
 def random_array(name: str, value: Input, batch_size: int, input_shape: Any) -> Any:
     """Returns an array of values in [0, 1) or {0, 1} for one input of a model."""
-    import numpy as np
-
     if value.shape[0] not in (None, batch_size):
         raise SystemExit(f"input '{name}' has the fixed batch size {value.shape[0]}")
     shape: list[Any] = list(value.shape[1:])
@@ -97,19 +122,19 @@ def random_array(name: str, value: Input, batch_size: int, input_shape: Any) -> 
     raise SystemExit(f"input '{name}' takes {value.dtype}, for which there are no random values")
 
 
+def _storable(array: Any) -> Any:
+    """Returns an array in a dtype that `.npz` files know."""
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
 def main() -> None:
     """Answers commands until the input ends."""
     # Whatever libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-
-    def answer(message: Any) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
-    runner = Runner(json.loads(sys.argv[1]))
-    commands: dict[str, Any] = {"warm_up": runner.warm_up, "time": runner.time}
-    answer(runner.facts())
+    runner = Runner(**json.loads(sys.argv[1]))
     for line in sys.stdin:
         message = json.loads(line)
-        answer(commands[message.pop("command")](**message))
+        answer = getattr(runner, message.pop("command"))(**message)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_branch_prune.channels import ChannelRun
+from keras_branch_prune.common import require_choice
 from keras_branch_prune.rules import output_kernel
 from keras_branch_prune.saliency.features import GroupFeatures
 from keras_branch_prune.saliency.pivoting import pivot_channels
@@ -187,8 +188,7 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     """
     if not callable(score):
         raise TypeError(f"`score` must be a function. Received: {score!r}")
-    if needs not in NEEDS:
-        raise ValueError(f"`needs` must be one of {NEEDS}. Received: {needs!r}")
+    require_choice("needs", needs, NEEDS)
     SALIENCIES[name] = Criterion(score, needs)
 
 
@@ -207,12 +207,12 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
     return scores
 
 
-def keeping_order(scores: np.ndarray, partitions: int = 1) -> np.ndarray:
+def keeping_order(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
     """Returns the channels, the most valuable first; of equal ones, the lower number first.
 
     Args:
         scores: One score per channel.
-        partitions: Number of equal runs of channels, which take turns.
+        conv_groups: Number of equal runs of channels, which take turns.
     """
-    runs = np.argsort(-scores.reshape(partitions, -1), axis=1, kind="stable")
-    return (runs + np.arange(partitions)[:, None] * runs.shape[1]).T.ravel()
+    runs = np.argsort(-scores.reshape(conv_groups, -1), axis=1, kind="stable")
+    return (runs + np.arange(conv_groups)[:, None] * runs.shape[1]).T.ravel()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup
+from keras_branch_prune.common import require_choice, require_integer
 from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
@@ -87,7 +88,7 @@ def rank(
         ValueError: If the criterion is unknown, needs data or a loss that is not given, or the data
             does not fit.
     """
-    _check_needs(saliency, calibration, loss)
+    _check_needs(saliency, calibration, loss, seed)
     # A loss that the criterion does not need asks for no targets.
     loss = loss if SALIENCIES[saliency].needs == "loss" else None
     names = [group.name for group in groups]
@@ -101,7 +102,7 @@ def rank(
         runs = analysis.producers[group.name]
         data = GroupData(group.channels, runs, gammas.get(group.name, []), rng, seen)
         scores = channel_scores(saliency, data)
-        orders[group.name] = order = keeping_order(scores, group.partitions)
+        orders[group.name] = order = keeping_order(scores, group.conv_groups)
         errors[group.name] = _errors(seen, scores, order)
     return Ranking(orders, errors, features)
 
@@ -112,9 +113,9 @@ def _errors(seen: GroupFeatures | None, scores: np.ndarray, order: np.ndarray) -
     return pivot_channels(seen.products, seen.sensitivity, order)[1]
 
 
-def _check_needs(saliency: str, calibration: Any, loss: Any) -> None:
-    if saliency not in SALIENCIES:
-        raise ValueError(f"`saliency` must be one of {sorted(SALIENCIES)}. Received: {saliency!r}")
+def _check_needs(saliency: str, calibration: Any, loss: Any, seed: Any) -> None:
+    require_integer("seed", seed, at_least=0)
+    require_choice("saliency", saliency, sorted(SALIENCIES))
     needs = SALIENCIES[saliency].needs
     if needs != "weights" and calibration is None:
         raise ValueError(f"`calibration` must be given for saliency={saliency!r}. Received: None")

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.common import number_up_to, require_number
+from keras_branch_prune.common import number_up_to, require_positive
 from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.training.soft_targets import (
     KINDS,
@@ -90,14 +90,14 @@ class Distiller(keras.Model):
         # The model casts its inputs itself: cast here, float32 layers would read rounded ones.
         super().__init__(dtype=model.dtype_policy, autocast=False, **kwargs)
         self.model = model
-        self._weight = number_up_to("weight", weight, at_most=1) if teacher is not None else 0.0
+        weight = number_up_to("weight", weight, at_most=1)
+        temperature = require_positive("temperature", temperature)
+        self._weight = weight if teacher is not None else 0.0
         self._matching = number_up_to("matching", matching, at_most=math.inf)
         # Held by plain objects, in which Keras does not look for layers and metrics to save.
         self._teacher = None
         if teacher is not None:
-            self._teacher = _Teacher(
-                model, teacher, _require_temperature(temperature), loss, loss_weights
-            )
+            self._teacher = _Teacher(model, teacher, temperature, loss, loss_weights)
         self._branches = _Branches(model) if self._matching else None
         if self._teacher is None and self._branches is None:
             raise ValueError(
@@ -293,12 +293,6 @@ def _check_outputs(outputs: Any, taught: Any) -> None:
             "`teacher` must have outputs of the structure and shapes of the model's, "
             f"{shapes(outputs)}. Received: {shapes(taught)}"
         )
-
-
-def _require_temperature(value: Any) -> float:
-    return require_number(
-        "temperature", value, lambda x: 0 < x < math.inf, "a number greater than 0"
-    )
 
 
 def _require_loss_kind(kind: Any) -> Any:

@@ -7,7 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.common import (
+    number_up_to,
+    require_integer,
+    require_number,
+    require_positive,
+)
 from keras_branch_prune.layers import find_alpha, value_of
 from keras_branch_prune.training.monitors import direction, improves, report_missing
 from keras_branch_prune.training.snapshot import build_optimizer
@@ -252,13 +257,9 @@ class RewindLearningRate(_LearningRateCallback):
         super().__init__()
         self.epochs = require_integer("epochs", epochs, at_least=1)
         if learning_rate is not None:
-            learning_rate = require_number(
-                "learning_rate", learning_rate, lambda x: 0 < x < math.inf, "a number above 0"
-            )
+            learning_rate = require_positive("learning_rate", learning_rate)
         self.learning_rate = learning_rate
-        self.final_factor = require_number(
-            "final_factor", final_factor, lambda x: 0 <= x <= 1, "a number in [0, 1]"
-        )
+        self.final_factor = number_up_to("final_factor", final_factor, at_most=1)
         self.verbose = verbose
         self._epochs_done = 0
         self._started = False

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_branch_prune.common import require_choice
+
 # Names of metrics, or their last words; a trailing number is Keras' mark of a repeated name.
 _MINIMISED = re.compile(
     r"(^|_)(loss|error|crossentropy|divergence|poisson|hinge|logcosh|perplexity"
@@ -40,8 +42,7 @@ def direction(monitor: str | None, mode: str) -> str:
     Raises:
         ValueError: If `mode` is another one, or is `"auto"` and the name is not a known metric's.
     """
-    if mode not in ("auto", "min", "max"):
-        raise ValueError(f"`mode` must be 'auto', 'min' or 'max'. Received: mode={mode!r}")
+    require_choice("mode", mode, ("auto", "min", "max"))
     if not monitor or mode != "auto":
         return mode
     name = monitor.removeprefix("val_")

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import number_up_to
+from keras_branch_prune.common import number_up_to, require_integer
 
 
 class DCGAN(keras.Model):
@@ -83,6 +83,8 @@ class DCGAN(keras.Model):
     ):
         _check_gan(generator, discriminator, teacher)
         weight = number_up_to("distillation", distillation, at_most=math.inf)
+        if seed is not None:
+            seed = require_integer("seed", seed, at_least=0)
         # The models cast their inputs themselves: cast here, float32 layers get rounded ones.
         super().__init__(dtype=generator.dtype_policy, autocast=False, **kwargs)
         self.generator = generator

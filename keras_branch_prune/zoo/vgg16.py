@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from keras_branch_prune.common import number_up_to, require_integer, require_positive
 from keras_branch_prune.zoo.blocks import add_convolution
 
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -36,17 +37,16 @@ def vgg16(
         A model from images `(batch, height, width, channels)` to logits `(batch, classes)`.
 
     Raises:
-        ValueError: If `width` is not positive or `classes` is less than 1.
+        ValueError: If `width`, `classes` or `dropout` is out of range.
 
     Example:
         >>> vgg16 = keras_branch_prune.zoo.vgg16(width=0.25, input_shape=(28, 28, 1))
         >>> vgg16.output_shape
         (None, 10)
     """
-    if not width > 0:
-        raise ValueError(f"`width` must be positive. Received: {width!r}")
-    if classes < 1:
-        raise ValueError(f"`classes` must be at least 1. Received: {classes!r}")
+    width = require_positive("width", width)
+    classes = require_integer("classes", classes, at_least=1)
+    dropout = number_up_to("dropout", dropout, at_most=1)
     inputs = x = keras.Input(tuple(input_shape), name="image")
     for block, sizes in enumerate(_BLOCKS, 1):
         for index, filters in enumerate(sizes, 1):

@@ -136,6 +136,15 @@ def test_alpha_zero_must_prove_itself():
     assert history["alpha"] == [1.0, 0.0, 0.5]
 
 
+def test_training_stops_where_zero_has_proved_itself():
+    decay = kbp.AlphaBacktracking(1.0, patience=2)
+    script = Script("val_accuracy", [GOOD, BAD, GOOD, GOOD, GOOD])
+    model = small_branched_model()
+    history = fit(model, [script, decay, kbp.StopAtAlphaZero(decay)], 5)
+    assert history["alpha"] == [1.0, 0.0, 0.0]
+    assert decay.finished
+
+
 # Giving up
 
 
@@ -154,7 +163,8 @@ def test_gives_up():
     with pytest.warns(UserWarning, match=message):
         history = fit(model, [script, record, callback], 7)
     assert callback.gave_up
-    assert not callback.finished
+    assert callback.finished
+    assert not callback.search.reached_zero
     assert history["alpha"] == [1.0, 0.9, 0.8, 0.8, 0.85, 0.85]
     assert kbp.get_alpha(model) == 0.9
     assert_same_state(weights_of(model), seen[1])
@@ -166,6 +176,7 @@ def test_a_later_fit_tries_again():
     assert callback.gave_up
     _, history, _ = feed([BAD, BAD, GOOD, GOOD], model=model, callback=callback)
     assert not callback.gave_up
+    assert not callback.finished
     # At the last good α no step is under trial that could be taken back.
     assert history["alpha"] == [1.0, 1.0, 1.0, 0.8]
 
@@ -354,6 +365,15 @@ def test_a_reference_given_anew_counts(tmp_path):
     callback = kbp.AlphaBacktracking(reference=0.5)
     callback.set_state({**kbp.AlphaBacktracking().get_state(), "reference": 0.9})
     assert callback.get_state()["reference"] == 0.5
+
+
+def test_a_state_of_an_earlier_version_is_taken_over():
+    """The keys, and a last good α without its state, as they were written before."""
+    state = {"finished": True, "gave_up": False, "reference": 0.9, "step": 0.2, "series": 1}
+    callback = kbp.AlphaBacktracking()
+    callback.set_state({**state, "good": None, "good_alpha": 0.1})
+    assert callback.finished
+    assert callback.get_state() == {**state, "good": None, "good_alpha": 0.0}
 
 
 # Arguments

@@ -248,6 +248,22 @@ def test_the_metric_is_not_needed_once_alpha_is_zero():
 # Where α shows
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_training_stops_at_alpha_zero(given):
+    decay = kbp.AlphaStepDecay(0.5)
+    assert not decay.finished
+    stop = kbp.StopAtAlphaZero(decay) if given else kbp.StopAtAlphaZero()
+    history = train(alpha_meter(), None, 9, callbacks=[decay, stop])
+    assert history["alpha"] == [1.0, 0.5]
+    assert decay.finished
+
+
+def test_stops_for_nothing_but_an_alpha_callback():
+    message = "`decay` must be an α callback or None. Received: decay="
+    with pytest.raises(TypeError, match=message):
+        kbp.StopAtAlphaZero(keras.callbacks.History())
+
+
 def test_progress_and_csv_show_alpha(tmp_path, capsys):
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     model = alpha_meter()

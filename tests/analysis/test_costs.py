@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_branch_prune.analysis.costs import count_macs, count_parameters, layer_macs, model_costs
+from keras_branch_prune.analysis.costs import count_macs, count_parameters, model_costs
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.layers.channel_map import ChannelMap
+from keras_branch_prune.rules.table import layer_macs
 
 
 def _one(shape, layer):
@@ -125,11 +126,17 @@ def test_input_shapes_by_name():
         count_macs(model, (5, 3))
 
 
-@pytest.mark.parametrize("shape", [(5,), (5, 4), (0, 3), (5, 3, 1)])
+@pytest.mark.parametrize("shape", [(5,), (5, 4), (5, 3, 1)])
 def test_input_shape_that_does_not_fit(shape):
     model = _one((None, 3), layers.Dense(2))
     with pytest.raises(ValueError, match=r"`input_shape` must fit input .* Received"):
         count_macs(model, shape)
+
+
+@pytest.mark.parametrize("size", [0, 5.0, True, "5", None])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match="`input_shape` must be an integer of at least 1. .*="):
+        count_macs(_one((None, 3), layers.Dense(2)), (size, 3))
 
 
 class Mixer(layers.Dense):

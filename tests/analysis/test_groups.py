@@ -295,14 +295,14 @@ def test_a_grouped_producer_is_not_cut():
     assert found["a"] == found["b"] == "is split into 2 groups, but joined with other channels"
 
 
-def test_partitions_hold_for_the_part_that_is_grouped():
+def test_conv_groups_hold_for_the_part_that_is_grouped():
     inputs = keras.Input((8, 8, 3))
     a, b = conv(6, "a")(inputs), conv(4, "b")(inputs)
     x = layers.Add()([conv(10, "c")(inputs), layers.Concatenate()([a, b])])
     grouped = conv(6, "grouped", groups=3)(a)
     model = model_of(inputs, layers.Concatenate()([x, grouped]))
     groups = groups_of(model)
-    found = {group.parts: (group.partitions, group.prunable) for group in groups.values()}
+    found = {group.parts: (group.conv_groups, group.prunable) for group in groups.values()}
     assert found[("a", "c[0:6]")] == (3, True)
     assert found[("b", "c[6:10]")] == (1, True)
 

@@ -72,15 +72,15 @@ def test_plan_prints_its_widths_and_how_it_was_made():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, r"`width` must be a number in \(0, 1\]. Received: 0"),
-        ({"width": 1.5}, "Received: 1.5"),
-        ({"width": "half"}, "Received: 'half'"),
-        ({"width": float("nan")}, "Received: nan"),
+        ({"width": 0}, r"`width` must be a number in \(0, 1\]. Received: width=0"),
+        ({"width": 1.5}, "Received: width=1.5"),
+        ({"width": "half"}, "Received: width='half'"),
+        ({"width": float("nan")}, "Received: width=nan"),
         ({"width": {"conv1": 2}}, r"`width\['conv1'\]` must be"),
         ({"width": {"nothing": 0.5}}, "names no channel group. Received: 'nothing'"),
         ({"width": {"head": 0.5}}, "names group 'head', which stays: is a model output"),
-        ({"width": 0.5, "round_to": 0}, "`round_to` must be a positive integer"),
-        ({"width": 0.5, "saliency": "l3"}, "`saliency` must be one of"),
+        ({"width": 0.5, "round_to": 0}, "`round_to` must be an integer of at least 1"),
+        ({"width": 0.5, "saliency": "l3"}, "`saliency` must be 'batch_norm', "),
     ],
 )
 def test_bad_arguments(options, message):

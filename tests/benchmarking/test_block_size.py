@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keras_branch_prune.analysis.costs import count_macs
-from keras_branch_prune.benchmarking.block_size import block_size, measured_block_size
+from keras_branch_prune.benchmarking.block_size import block_size, measure_block_size
 
 
 def machine(block, overhead=0.0, noise=0.0):
@@ -26,12 +26,12 @@ def machine(block, overhead=0.0, noise=0.0):
 
 @pytest.mark.parametrize("block", [1, 4, 8, 16, 32, 64])
 def test_the_block_of_a_machine_is_found(block):
-    assert measured_block_size(machine(block)) == block
+    assert measure_block_size(machine(block)) == block
 
 
 @pytest.mark.parametrize("block", [8, 16, 32])
 def test_noise_of_two_percent_and_overhead_do_not_matter(block):
-    assert measured_block_size(machine(block, overhead=1e5, noise=0.01)) == block
+    assert measure_block_size(machine(block, overhead=1e5, noise=0.01)) == block
 
 
 def test_this_machine_has_one():

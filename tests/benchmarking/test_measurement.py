@@ -6,10 +6,10 @@ from helpers import export_cases
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmarking.backends import BACKENDS
-from keras_branch_prune.benchmarking.measurement import BenchmarkError, benchmark
+from keras_branch_prune.benchmarking.measurement import benchmark
 from keras_branch_prune.benchmarking.result import BenchmarkResult
-from keras_branch_prune.exporting.saved_model import export_saved_model
+from keras_branch_prune.benchmarking.rounds import BenchmarkError
+from keras_branch_prune.exporting import FORMATS, export_saved_model
 
 
 def _dense(units=4, shape=(6,), **kwargs):
@@ -61,18 +61,18 @@ def everything(tmp_path_factory):
     path = kbp.export_litert(model, tmp_path_factory.mktemp("m") / "m.tflite", verify=False)
     options = {**FAST, "peak": True, "rounds": 3}
     return benchmark(
-        {"model": model, "file": path}, [1, 2], backends=list(BACKENDS), threads=THREADS, **options
+        {"model": model, "file": path}, [1, 2], backends=list(FORMATS), threads=THREADS, **options
     )
 
 
 def test_every_backend_is_measured_with_all_threads(everything):
     model, file = everything.variants
     keys = [(x.backend, x.threads, x.batch_size) for x in model.timings]
-    assert keys == [(x, n, size) for x in BACKENDS for n in THREADS for size in (1, 2)]
+    assert keys == [(x, n, size) for x in FORMATS for n in THREADS for size in (1, 2)]
     assert [key for key in keys if key[0] == "litert"] == [
         (x.backend, x.threads, x.batch_size) for x in file.timings
     ]
-    assert list(model.file_sizes_mib) == list(BACKENDS)
+    assert list(model.file_sizes_mib) == list(FORMATS)
     assert file.file_sizes_mib == {"litert": model.file_sizes_mib["litert"]}
     for timing in (*model.timings, *file.timings):
         assert 0 < timing.p50_ms <= timing.p95_ms
@@ -89,7 +89,7 @@ def test_versions_of_all_runtimes(everything):
 def test_peaks(everything):
     assert [(peak.device, peak.threads) for peak in everything.peaks] == [("cpu", 2), ("cpu", 1)]
     assert all(peak.gflops > 1 for peak in everything.peaks)
-    for backend in BACKENDS:
+    for backend in FORMATS:
         assert 0 < everything.utilisation(2, "model", backend=backend, threads=1) < 1
     assert everything.utilisation(2, "file") is None
 
@@ -123,6 +123,7 @@ def test_a_model_that_cannot_be_loaded_shows_its_error(tmp_path):
         benchmark({"broken": tmp_path}, [1], **FAST)
 
 
+AT_LEAST_1 = "an integer of at least 1. Received:"
 WRONG = {
     "no models": ({"models": {}}, ValueError, "`models` must be a dict .* not empty"),
     "a list": ({"models": [1]}, ValueError, r"`models` must be a dict .* Received: \[1\]"),
@@ -130,18 +131,38 @@ WRONG = {
     "no such path": (
         {"models": {"a": "nowhere"}},
         FileNotFoundError,
-        "SavedModel or .*: 'nowhere'",
+        r"one of: a `\.keras` file, a SavedModel, .*, an OpenVINO model. Received: 'nowhere'",
     ),
     "unbuilt": ({"models": {"a": keras.Sequential([layers.Dense(1)])}}, ValueError, "be built"),
-    "batch size 0": ({"batch_sizes": [1, 0]}, ValueError, r"`batch_sizes\[1\]` must be a positive"),
-    "batch size True": ({"batch_sizes": [True]}, ValueError, "Received: True"),
+    "batch size 0": (
+        {"batch_sizes": [1, 0]},
+        ValueError,
+        r"`batch_sizes\[1\]` must be an integer of at least 1",
+    ),
+    "batch size True": ({"batch_sizes": [True]}, ValueError, r"Received: batch_sizes\[0\]=True"),
     "no batch size": ({"batch_sizes": []}, ValueError, "`batch_sizes` must be a sequence"),
     "one batch size": ({"batch_sizes": 64}, ValueError, "`batch_sizes` must be a sequence"),
-    "rounds": ({"rounds": 0}, ValueError, "`rounds` must be a positive integer. Received: 0"),
-    "threads": ({"threads": 0}, ValueError, "`threads` must be a positive integer. Received: 0"),
-    "some threads": ({"threads": [1, True]}, ValueError, r"`threads\[1\]` must be a positive"),
+    "rounds": (
+        {"rounds": 0},
+        ValueError,
+        f"`rounds` must be {AT_LEAST_1} rounds=0",
+    ),
+    "threads": (
+        {"threads": 0},
+        ValueError,
+        f"`threads` must be {AT_LEAST_1} threads=0",
+    ),
+    "some threads": (
+        {"threads": [1, True]},
+        ValueError,
+        r"`threads\[1\]` must be an integer",
+    ),
     "no threads": ({"threads": []}, ValueError, r"`threads` must not be empty. Received: \[\]"),
-    "threads by name": ({"threads": "1"}, ValueError, "`threads` must be a positive .* '1'"),
+    "threads by name": (
+        {"threads": "1"},
+        ValueError,
+        f"`threads` must be {AT_LEAST_1} threads='1'",
+    ),
     "one backend": ({"backends": "litert"}, ValueError, "`backends` must be a seq.* 'litert'"),
     "no backend": ({"backends": []}, ValueError, r"`backends` must be a sequence .* \[\]"),
     "backend": ({"backends": ["onnx"]}, ValueError, r"some of \('keras', .*: \['onnx'\]"),
@@ -150,7 +171,12 @@ WRONG = {
         ValueError,
         r"'a' cannot be measured: its backends \('litert', 'openvino'\) run on the CPU only",
     ),
-    "seconds": ({"seconds": 0}, ValueError, "`seconds` must be positive. Received: 0"),
+    "seconds": (
+        {"seconds": 0},
+        ValueError,
+        "`seconds` must be a positive number. Received: seconds=0",
+    ),
+    "seconds True": ({"seconds": True}, ValueError, "Received: seconds=True"),
     "device": ({"devices": ["tpu"]}, ValueError, r"`devices` must be some of .*'tpu'"),
     "open": ({"models": {"a": _dense(1, (None, 6))}}, ValueError, "pass `input_shape="),
 }

@@ -184,13 +184,24 @@ def scaled_model():
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
-@pytest.fixture
-def channel_scale_rule(monkeypatch):
+class ChannelScaleRule:
+    """A user's rule: any object with the methods `trace` and `narrow`."""
+
+    def trace(self, call, layouts, tracker):
+        (layout,) = layouts
+        return layout
+
+    def narrow(self, call, layout, kept):
+        (factor,) = call.unit.arrays()
+        return call.replace_unit(weights=(factor[:, layout.kept_indices(kept)],))
+
+
+@pytest.mark.parametrize(
+    "rule", [kbp.Channelwise(weight_axis=lambda axis: 1), ChannelScaleRule()], ids=["kind", "own"]
+)
+def test_a_registered_rule_makes_a_custom_layer_prunable(rule, monkeypatch):
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    kbp.register_rule(ChannelScale, kbp.Channelwise(weight_axis=lambda axis: 1))
-
-
-def test_a_registered_rule_makes_a_custom_layer_prunable(channel_scale_rule):
+    kbp.register_rule(ChannelScale, rule)
     model = scaled_model()
     result = kbp.branch(model, kbp.plan(model, width=0.5))
     kbp.set_alpha(result, 0)

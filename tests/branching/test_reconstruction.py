@@ -377,5 +377,5 @@ def test_a_model_that_is_not_branched():
 
 @pytest.mark.parametrize("ridge", [-1.0, float("inf"), float("nan"), "1"])
 def test_the_ridge_must_be_a_number(ridge):
-    with pytest.raises(ValueError, match="`ridge` must be a finite number ≥ 0. Received: "):
+    with pytest.raises(ValueError, match="`ridge` must be a finite number ≥ 0. Received: ridge="):
         Fitting(ridge=ridge)

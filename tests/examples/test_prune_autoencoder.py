@@ -183,7 +183,7 @@ def test_the_crops_to_evaluate_on_do_not_depend_on_the_seed(data):
 
 def test_a_folder_of_other_settings_is_refused(finished):
     error = refusal(finished[0], "--keep=0.25", "--prune=decoder")
-    assert "was begun with other settings: ['keep']" in error
+    assert "was begun with other settings (keep: " in error
 
 
 BAD_FLAGS = {

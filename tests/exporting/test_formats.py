@@ -10,13 +10,15 @@ from helpers import export_cases
 
 import keras_branch_prune as kbp
 from keras_branch_prune.exporting import verification as verify
-from keras_branch_prune.exporting.saved_model import ExportError
+from keras_branch_prune.exporting.verification import ExportError
+from keras_branch_prune.runtimes import process
 
 FORMATS = {
     "litert": (kbp.export_litert, "m.tflite", "ai_edge_litert"),
     "onnx": (kbp.export_onnx, "m.onnx", "tf2onnx"),
     "openvino": (kbp.export_openvino, "m", "openvino"),
 }
+SLOW = "import sys, time\nprint(6 * 7, file=sys.stderr, flush=True)\ntime.sleep(60)"
 each_format = pytest.mark.parametrize("extra", FORMATS)
 
 
@@ -49,6 +51,15 @@ def test_a_file_that_the_runtime_refuses_is_deleted(tmp_path, monkeypatch):
         "tensorflow.lite.TFLiteConverter.convert", lambda self: b"nonsense", raising=True
     )
     with pytest.raises(ExportError, match=r"fresh process; nothing was written(.|\n)*Error"):
+        kbp.export_litert(export_cases.cnn(), tmp_path / "m.tflite")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_the_runtime_does_not_come_to_an_end_with_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "_START", SLOW)
+    monkeypatch.setattr(verify, "_TIMEOUT_S", 1.0)
+    message = r"fresh process; nothing was written. The process gave no answer in 1.0 s.*\n42$"
+    with pytest.raises(ExportError, match=message):
         kbp.export_litert(export_cases.cnn(), tmp_path / "m.tflite")
     assert os.listdir(tmp_path) == []
 

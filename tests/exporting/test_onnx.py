@@ -9,7 +9,7 @@ from helpers.export_cases import assert_round_trip, build, size
 
 from keras_branch_prune.exporting import onnx_weights
 from keras_branch_prune.exporting.onnx import export_onnx
-from keras_branch_prune.exporting.saved_model import ExportError
+from keras_branch_prune.exporting.verification import ExportError
 
 
 def _run(path):

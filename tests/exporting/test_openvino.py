@@ -6,7 +6,7 @@ from helpers import export_cases
 from helpers.export_cases import assert_round_trip, build, size
 
 from keras_branch_prune.exporting.openvino import export_openvino
-from keras_branch_prune.exporting.saved_model import ExportError
+from keras_branch_prune.exporting.verification import ExportError
 
 
 def _run(path):

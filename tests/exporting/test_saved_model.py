@@ -9,8 +9,10 @@ from helpers.export_cases import assert_round_trip
 from keras import layers
 
 from keras_branch_prune.exporting import saved_model as export
+from keras_branch_prune.exporting import serving
 from keras_branch_prune.exporting import verification as verify
-from keras_branch_prune.exporting.saved_model import ExportError, export_saved_model
+from keras_branch_prune.exporting.saved_model import export_saved_model
+from keras_branch_prune.exporting.verification import ExportError
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 
@@ -99,8 +101,8 @@ def test_weights_are_stored_once(tmp_path):
 
 def test_large_models_are_not_frozen(tmp_path, monkeypatch):
     model = _cnn()
-    assert export.fits_frozen(model)
-    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 1)
+    assert serving.fits_as_constants(model)
+    monkeypatch.setattr(serving, "_MAX_FROZEN_BYTES", 1)
     path = export_saved_model(model, tmp_path / "saved", verify=False)
     assert not _is_frozen(path)
 

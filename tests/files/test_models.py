@@ -339,7 +339,7 @@ def test_a_layer_cannot_hide_its_size(tmp_path):
 def test_max_parameters(model_file):
     with pytest.raises(ModelFileError, match=r"values, more than max_parameters=200"):
         load_model(model_file, max_parameters=200)
-    with pytest.raises(ValueError, match=r"positive integer or None. Received: max_parameters=0"):
+    with pytest.raises(ValueError, match=r"integer of at least 1. Received: max_parameters=0"):
         load_model(model_file, max_parameters=0)
 
 

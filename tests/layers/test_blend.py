@@ -144,8 +144,8 @@ def test_only_a_stochastic_blend_has_a_random_state():
     ("options", "message"),
     [
         ({"stochastic": 1}, "`stochastic` must be a bool. Received: stochastic=1"),
-        ({"seed": 0.5}, "`seed` must be an integer of at least 0 or None. Received: seed=0.5"),
-        ({"seed": -1}, "`seed` must be an integer of at least 0 or None. Received: seed=-1"),
+        ({"seed": 0.5}, "`seed` must be an integer of at least 0. Received: seed=0.5"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
     ],
 )
 def test_wrong_blend(options, message):

@@ -24,9 +24,9 @@ def random_widths(
 ) -> dict[str, int]:
     """Possible widths of about this share of the groups that can be pruned."""
     return {
-        group.name: int(rng.integers(1, group.channels // group.partitions + 1) * group.partitions)
-        for group in analysis.groups
-        if group.prunable and rng.random() < share
+        g.name: int(rng.integers(1, g.channels // g.conv_groups + 1) * g.conv_groups)
+        for g in analysis.groups
+        if g.prunable and rng.random() < share
     }
 
 
@@ -73,9 +73,7 @@ def test_it_equals_the_costs_of_the_compact_model(name):
     widths = random_widths(analysis, np.random.default_rng(5), share=1.0)
     channels = {group.name: group.channels for group in analysis.groups}
     ratios = {group: width / channels[group] for group, width in widths.items()}
-    branched = kbp.branch(model, kbp.plan(model, width=ratios))
-    kbp.set_alpha(branched, 0)
-    costs = model_costs(kbp.merge(branched))
+    costs = model_costs(kbp.select(model, kbp.plan(model, width=ratios)))
     assert CostModel(analysis, "params").cost(widths) == costs.parameters
     assert CostModel(analysis, "macs").cost(widths) == costs.macs
 
@@ -107,8 +105,8 @@ def test_a_constant_is_added_and_layers_without_weight_cost_nothing():
     assert model.cost({"hidden1": 3, "hidden2": 1}) == 0.5 * 6 * 3 + 7
 
 
-def test_spread_channels_are_even_in_every_partition():
-    group = ChannelGroup("g", 12, (), (), partitions=3)
+def test_spread_channels_are_even_in_every_run():
+    group = ChannelGroup("g", 12, (), (), conv_groups=3)
     assert spread(group, 6).tolist() == [0, 2, 4, 6, 8, 10]
     assert spread(group, 9).tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert spread(group, 12).tolist() == list(range(12))
@@ -116,7 +114,7 @@ def test_spread_channels_are_even_in_every_partition():
 
 @pytest.mark.parametrize("width", [0, 4, 15, -3])
 def test_impossible_widths(width):
-    group = ChannelGroup("g", 12, (), (), partitions=3)
+    group = ChannelGroup("g", 12, (), (), conv_groups=3)
     with pytest.raises(
         ValueError, match=f"'g' must be a multiple of 3 up to 12. Received: {width}"
     ):

@@ -89,10 +89,14 @@ def test_a_latency_that_never_changes_is_not_divided_by():
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        (1.0, {}, r"`target` must be a number in \(0, 1\). Received: 1.0"),
-        (float("nan"), {}, "`target` .* Received: nan"),
-        (0.5, {"lowest": 1.0}, r"`lowest` must be a number in \[0, 1\). Received: 1.0"),
-        (0.5, {"measurements": 0}, "`measurements` must be a positive integer. Received: 0"),
+        (1.0, {}, r"`target` must be a number in \(0, 1\). Received: target=1.0"),
+        (float("nan"), {}, "`target` .* Received: target=nan"),
+        (0.5, {"lowest": 1.0}, r"`lowest` must be a number in \[0, 1\). Received: lowest=1.0"),
+        (
+            0.5,
+            {"measurements": 0},
+            "`measurements` must be an integer .* Received: measurements=0",
+        ),
     ],
 )
 def test_bad_arguments(target, options, message):

@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.benchmarking.layer_latency import LayerLatencies
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.planning import planner, targets
+from keras_branch_prune.planning import planner, targets, width_search
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
@@ -21,12 +21,6 @@ NAMED = "`width`, `params`, `macs`, `latency` must be given"
 def samples(model: keras.Model, number: int = 64, seed: int = 0) -> np.ndarray:
     shape = (number, *model.input_shape[1:])
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def compact(model: keras.Model, plan: kbp.PruningPlan) -> keras.Model:
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0.0)
-    return kbp.merge(branched, verify=False)
 
 
 def widths(plan: kbp.PruningPlan) -> dict[str, int]:
@@ -55,20 +49,31 @@ def test_there_is_one_target(options, received):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0.0}, r"`params` must be a number in \(0, 1\). Received: 0.0"),
-        ({"macs": 1}, r"`macs` must be a number in \(0, 1\). Received: 1"),
-        ({"macs": "half"}, "`macs` .* Received: 'half'"),
-        ({"latency": 1.5}, r"`latency` must be a number in \(0, 1\). Received: 1.5"),
-        ({"latency": True}, "`latency` .* Received: True"),
-        ({"params": 0.5, "allocation": "fair"}, "`allocation` must be .* Received: 'fair'"),
-        ({"width": 0.5, "allocation": None}, "`allocation` must be one of .* Received: None"),
-        ({"params": 0.5, "round_to": -4}, "`round_to` must be a positive .* Received: -4"),
-        ({"width": 0.5, "floors": 0.0}, r"`floors` must be shares .* Received: 0.0 for .* 'conv1'"),
-        ({"width": 0.5, "floors": 1.5}, "`floors` must be shares .* Received: 1.5"),
-        ({"width": 0.5, "floors": {"conv1": 9}}, "Received: 9 for group 'conv1', of 8 channels"),
-        ({"width": 0.5, "floors": {"conv1": "all"}}, "`floors` .* Received: 'all'"),
-        ({"width": 0.5, "ceilings": {"conv1": True}}, "`ceilings` must .* Received: True"),
-        ({"width": 0.5, "ceilings": np.nan}, "`ceilings` must .* Received: nan"),
+        ({"params": 0.0}, r"`params` must be a number in \(0, 1\). Received: params=0.0"),
+        ({"macs": 1}, r"`macs` must be a number in \(0, 1\). Received: macs=1"),
+        ({"macs": "half"}, "`macs` .* Received: macs='half'"),
+        ({"params": float("nan")}, "`params` .* Received: params=nan"),
+        ({"macs": True}, "`macs` .* Received: macs=True"),
+        ({"latency": 1.5}, r"`latency` must be a number in \(0, 1\). Received: latency=1.5"),
+        ({"latency": True}, "`latency` .* Received: latency=True"),
+        (
+            {"params": 0.5, "allocation": "fair"},
+            "`allocation` must .* Received: allocation='fair'",
+        ),
+        ({"width": 0.5, "allocation": None}, "`allocation` must be 'uniform' or 'global'. .*=None"),
+        (
+            {"params": 0.5, "round_to": -4},
+            "`round_to` must be an integer .*=-4",
+        ),
+        ({"width": 0.5, "floors": 0.0}, r"`floors\['conv1'\]` must be a share in \(0, 1\] .*=0.0"),
+        ({"width": 0.5, "floors": 1.5}, r"`floors\['conv1'\]` must be a share .*=1.5"),
+        (
+            {"width": 0.5, "floors": {"conv1": 9}},
+            "8 channels, or a whole number of them. .*=9",
+        ),
+        ({"width": 0.5, "floors": {"conv1": "all"}}, "`floors.* Received: floors.*='all'"),
+        ({"width": 0.5, "ceilings": {"conv1": True}}, r"`ceilings\['conv1'\]` must .*=True"),
+        ({"width": 0.5, "ceilings": np.nan}, r"`ceilings\['conv1'\]` must .*=nan"),
         ({"width": 0.5, "ceilings": {"head": 0.5}}, r"`ceilings` must name .* \['head'\]"),
         ({"macs": 0.5, "floors": {"no": 1}}, r"`floors` must name selected .* \['no'\]"),
         ({"macs": 0.5, "floors": 0.75, "ceilings": 0.5}, "must leave a width for group 'conv1'"),
@@ -91,7 +96,7 @@ def test_bad_arguments_are_found_before_data_is_read(options, message):
 def test_budgets_are_used_and_kept(target, share, allocation):
     model = wide()
     plan = kbp.plan(model, **{target: share}, allocation=allocation)
-    small = compact(model, plan)
+    small = kbp.select(model, plan)
     assert 0.99 * share <= COUNTS[target](small) / COUNTS[target](model) <= share
     assert (target, share) in plan.target
     assert ("allocation", allocation) in plan.target
@@ -279,8 +284,8 @@ def clock(monkeypatch):
         measured.append((batch_size, threads))
         return 0.1 + 0.9 * kbp.count_macs(small) / kbp.count_macs(original)
 
-    monkeypatch.setattr(targets, "layer_latencies", latencies)
-    monkeypatch.setattr(targets, "latency_share", share)
+    monkeypatch.setattr(width_search, "layer_latencies", latencies)
+    monkeypatch.setattr(width_search, "latency_share", share)
     monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
     monkeypatch.setattr(planner, "block_size", lambda dtype: 1)
     return measured
@@ -293,7 +298,7 @@ def clock(monkeypatch):
 def test_a_latency_is_met(clock, latency, allocation):
     model = wide()
     plan = kbp.plan(model, latency=latency, allocation=allocation)
-    share = 0.1 + 0.9 * kbp.count_macs(compact(model, plan)) / kbp.count_macs(model)
+    share = 0.1 + 0.9 * kbp.count_macs(kbp.select(model, plan)) / kbp.count_macs(model)
     asked = latency if isinstance(latency, kbp.Latency) else kbp.Latency(latency)
     assert share == pytest.approx(asked.share or 0.3, rel=0.05)
     record = dict(plan.target)
@@ -334,8 +339,15 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
     assert widths(plan) == lowest
 
 
+def test_floors_that_leave_nothing_are_found_before_a_latency_is_looked_for(clock):
+    message = "`latency` must be at least 1.0000: .* Received: 0.999999999"
+    with pytest.raises(ValueError, match=message):
+        kbp.plan(wide(), latency=0.5, floors=1.0)
+    assert clock == []
+
+
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
-    monkeypatch.setattr(targets, "latency_share", lambda *_, **__: 1.0)
+    monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
         kbp.plan(wide(), latency=0.5)
     with warnings.catch_warnings():
@@ -348,13 +360,19 @@ def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
     [
         ({}, "takes either `share` or .* Received: share=None, milliseconds=None"),
         ({"share": 0.5, "milliseconds": 3.0}, "Received: share=0.5, milliseconds=3.0"),
-        ({"share": 2}, r"`latency` must be a number in \(0, 1\). Received: 2"),
-        ({"milliseconds": 0}, "`milliseconds` must be a positive number. Received: 0"),
-        ({"milliseconds": "5"}, "`milliseconds` must be .* Received: '5'"),
-        ({"milliseconds": float("inf")}, "`milliseconds` must be .* Received: inf"),
-        ({"share": 0.5, "batch_size": 0}, "`batch_size` must be a positive integer. Received: 0"),
-        ({"share": 0.5, "batch_size": None}, "`batch_size` must be .* Received: None"),
-        ({"share": 0.5, "threads": 0}, "`threads` must be a positive integer. Received: 0"),
+        ({"share": 2}, r"`share` must be a number in \(0, 1\). Received: share=2"),
+        ({"milliseconds": 0}, "`milliseconds` must be a positive number. Received: milliseconds=0"),
+        ({"milliseconds": "5"}, "`milliseconds` must be .* Received: milliseconds='5'"),
+        ({"milliseconds": float("inf")}, "`milliseconds` must be .* Received: milliseconds=inf"),
+        (
+            {"share": 0.5, "batch_size": 0},
+            "`batch_size` must be an integer of at least 1. .*=0",
+        ),
+        ({"share": 0.5, "batch_size": None}, "`batch_size` must be .* Received: batch_size=None"),
+        (
+            {"share": 0.5, "threads": 0},
+            "`threads` must be an integer of at least 1. .*=0",
+        ),
     ],
 )
 def test_bad_latencies(options, message):
@@ -374,5 +392,5 @@ def test_automatic_rounding_takes_the_block_of_this_machine(monkeypatch):
 
 
 def test_rounding_to_truth_is_refused():
-    with pytest.raises(ValueError, match="`round_to` must be a positive .* Received: True"):
+    with pytest.raises(ValueError, match="`round_to` must be an integer .*: round_to=True"):
         kbp.plan(build("mlp"), width=0.5, round_to=True)

@@ -3,19 +3,19 @@ from __future__ import annotations
 import pytest
 
 from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.planning.widths import WidthChoices, width_choices, width_multiple
+from keras_branch_prune.planning.widths import WidthChoices, WidthLimits
 
 
-def group(channels=40, partitions=1, name="g"):
-    return ChannelGroup(name, channels, (), (), partitions=partitions)
+def group(channels=40, conv_groups=1, name="g"):
+    return ChannelGroup(name, channels, (), (), conv_groups=conv_groups)
 
 
 @pytest.mark.parametrize(
-    ("channels", "partitions", "round_to", "multiple"),
+    ("channels", "conv_groups", "round_to", "multiple"),
     [(40, 1, None, 1), (40, 1, 16, 16), (40, 4, 6, 12), (12, 1, 16, 1), (12, 4, 16, 4)],
 )
-def test_multiples(channels, partitions, round_to, multiple):
-    assert width_multiple(group(channels, partitions), round_to) == multiple
+def test_multiples(channels, conv_groups, round_to, multiple):
+    assert WidthLimits(round_to).multiple(group(channels, conv_groups)) == multiple
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,18 @@ def test_multiples(channels, partitions, round_to, multiple):
         ({"round_to": 16, "floors": {"g": 17}}, (32, 40)),
         ({"round_to": 16, "ceilings": {"g": 39}}, (16, 32)),
         ({"floors": {"g": 7}, "ceilings": {"g": 9}}, (7, 8, 9)),
+        ({"round_to": 16, "unrounded": {"g"}, "floors": {"g": 38}}, (38, 39, 40)),
     ],
 )
 def test_choices(options, widths):
-    (choice,) = width_choices([group()], **options)
+    (choice,) = WidthLimits(**options).choices([group()])
     assert (choice.name, choice.channels, choice.widths) == ("g", 40, widths)
+
+
+def test_the_nearest_width_is_rounded():
+    assert WidthLimits().nearest(group(), 0.51) == 20
+    assert WidthLimits(16).nearest(group(), 0.51) == 16
+    assert WidthLimits(16, unrounded={"g"}).nearest(group(), 0.51) == 20
 
 
 def test_steps_between_choices():
@@ -52,4 +59,4 @@ def test_steps_between_choices():
 )
 def test_conflicts(options, message):
     with pytest.raises(ValueError, match=message):
-        width_choices([group()], **options)
+        WidthLimits(**options).choices([group()])

@@ -10,7 +10,7 @@ from helpers.three_classes import TRAIN, compile_
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning import result as pruning_result
+from keras_branch_prune.pruning import pruning_run
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +38,4 @@ def no_fresh_process(request, monkeypatch):
     """Exports without a check in a fresh process, which takes seconds, but for one run."""
     if "undisturbed" not in request.fixturenames:
         quick = functools.partial(kbp.export_saved_model, verify=False)
-        monkeypatch.setattr(pruning_result, "export_saved_model", quick)
+        monkeypatch.setattr(pruning_run, "export_saved_model", quick)

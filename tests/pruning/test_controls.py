@@ -7,7 +7,7 @@ import pytest
 from helpers.three_classes import RECIPE, TRAIN, VALIDATION
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning.controls import _widths
+from keras_branch_prune.pruning.controls import _build_untrained, _widths
 
 SHORT = dataclasses.replace(RECIPE, finetune_epochs=2)
 
@@ -50,9 +50,9 @@ def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_
 
 def test_what_is_random_follows_from_the_seed(original):
     plan = kbp.plan(original, width=0.5)
-    from keras_branch_prune.pruning.controls import _random
-
-    first, second, other = (_random(original, plan, seed).get_weights()[0] for seed in (0, 0, 1))
+    first, second, other = (
+        _build_untrained(original, plan, seed).get_weights()[0] for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.01
 

@@ -13,7 +13,7 @@ from helpers.three_classes import RECIPE, TEST, TRAIN, VALIDATION, compile_
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning import recipe as recipe_module
+from keras_branch_prune.pruning.trainer import Trainer, compile_like
 from keras_branch_prune.training import batch_statistics
 
 SAME_PRECISION = {"rtol": 0, "atol": 1e-6}
@@ -234,7 +234,7 @@ def test_a_schedule_of_the_learning_rate_begins_anew(original):
     model = untrained(original)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.1)
     model.compile(keras.optimizers.SGD(schedule), "mse")
-    trainer = recipe_module.Trainer(recipe_module.compile_like(model), TRAIN, None, kbp.Recipe())
+    trainer = Trainer(compile_like(model), TRAIN, None, kbp.Recipe())
     assert trainer.early_rate == pytest.approx(0.3)
     assert trainer.blend_rate == pytest.approx(0.06)
 
@@ -313,7 +313,7 @@ def test_the_recipe_says_how_to_begin(original, tmp_path):
     assert [(blend.stochastic, blend.seed) for blend in blends] == [(True, 0), (True, 1)]
     assert not start.get_layer("conv1").trainable
     plan = kbp.PruningPlan.load(tmp_path / "run" / "plan.json")
-    images = recipe_module.Trainer(compile_, TRAIN, None, recipe).calibration()
+    images = Trainer(compile_, TRAIN, None, recipe).calibration()
     fitted = kbp.branch(original, plan, calibration=images)
     expected = fitted.get_layer("conv2__reduce").kernels[0].numpy()
     assert np.abs(start.get_layer("conv2__reduce").kernels[0].numpy() - expected).max() > 1e-4
@@ -346,7 +346,7 @@ def lag(folder, recipe):
     assert kbp.get_alpha(branched) == 0
     before = statistics_of(branched)
     drawn = dataclasses.replace(recipe, calibration_samples=RECIPE.calibration_samples)
-    images = recipe_module.Trainer(compile_, TRAIN, None, drawn).calibration()[0]
+    images = Trainer(compile_, TRAIN, None, drawn).calibration()[0]
     kbp.reestimate_batch_norm(branched, images, recipe.batch_size)
     after = statistics_of(branched)
     return max(np.abs(a - b).max() for a, b in zip(before, after, strict=True))

@@ -13,9 +13,7 @@ from keras_branch_prune.analysis.costs import model_costs
 
 def at_the_floor(model: keras.Model) -> keras.Model:
     """The model with every group as narrow as it can be, really built."""
-    branched = kbp.branch(model, kbp.plan(model, width=1e-9))
-    kbp.set_alpha(branched, 0)
-    return kbp.merge(branched)
+    return kbp.select(model, kbp.plan(model, width=1e-9))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -28,9 +26,9 @@ def test_the_floor_is_what_the_narrowest_model_costs(name):
     assert explanation.floor_macs == floor.macs < whole.macs
 
 
-def test_the_floor_of_a_group_is_its_number_of_partitions():
+def test_the_floor_of_a_group_is_its_conv_groups():
     groups = {group.name: group for group in kbp.explain(build("grouped")).groups}
-    assert groups["grouped"].partitions == groups["grouped"].floor > 1
+    assert groups["grouped"].conv_groups == groups["grouped"].floor > 1
     assert groups["head"].floor == groups["head"].channels == 2
 
 
@@ -111,7 +109,7 @@ def test_records_are_flat_and_survive_json():
         "reason": None,
         "producers": "stem, restore1, restore2",
         "consumers": "reduce1, reduce2, head",
-        "partitions": 1,
+        "conv_groups": 1,
         "residual": True,
     }
     read = json.loads(explanation.to_json())

@@ -74,14 +74,14 @@ def test_columns(layout, group, columns):
     assert layout.columns(group).tolist() == columns
 
 
-def test_columns_say_what_selections_say():
+def test_columns_say_what_kept_indices_say():
     layouts = [Layout(1, (Block(4, (A, HEADS)),)), Layout(1, (Block(1, (B, A)),)).repeated(3)]
     layout = side_by_side(1, layouts)
     rest = {"a": [], "b": [], "value": range(3), "heads": []}
     for group, channels in (("a", 3), ("b", 2), ("heads", 2)):
         for channel in range(channels):
-            kept = layout.kept({**rest, group: [channel]})
-            assert sorted(layout.columns(group)[:, channel]) == kept.tolist()
+            indices = layout.kept_indices({**rest, group: [channel]})
+            assert sorted(layout.columns(group)[:, channel]) == indices.tolist()
 
 
 def test_products_are_those_of_what_the_next_layer_reads():

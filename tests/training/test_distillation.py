@@ -334,8 +334,8 @@ def test_backup_resumes(tmp_path):
     [
         ({"weight": 1.5}, "`weight` must be a number in [0, 1]. Received: weight=1.5"),
         ({"weight": -0.1}, "`weight` must be a number in [0, 1]. Received: weight=-0.1"),
-        ({"temperature": 0}, "`temperature` must be a number greater than 0. Received"),
-        ({"temperature": math.inf}, "`temperature` must be a number greater than 0. Received"),
+        ({"temperature": 0}, "`temperature` must be a positive number. Received"),
+        ({"temperature": math.inf}, "`temperature` must be a positive number. Received"),
         ({"matching": -1}, "`matching` must be a number in [0, inf]. Received: matching=-1"),
         ({"loss": 3}, "`loss` must be one of"),
         ({"loss": ["kl", "kl"]}, "`loss` must have one value per output"),

@@ -265,7 +265,10 @@ def test_wrong_arguments_of_increase(options, message):
     ("options", "message"),
     [
         ({"epochs": 0}, "`epochs` must be an integer of at least 1"),
-        ({"epochs": 2, "learning_rate": 0}, r"`learning_rate` must be a number above 0\. Received"),
+        (
+            {"epochs": 2, "learning_rate": 0},
+            "`learning_rate` must be a positive number. Rec",
+        ),
         ({"epochs": 2, "final_factor": 1.1}, r"`final_factor` must be a number in \[0, 1\]"),
     ],
 )

@@ -68,9 +68,7 @@ def test_pruning_the_encoder_narrows_the_bottleneck_to_44_channels(skips):
     plan = kbp.plan(model, width=0.34375, scope="encoder")
     assert {group.name.split("__")[0] for group in plan.groups} == {"encoder"}
     assert [group.width for group in plan.groups] == [22] * 2 + [44] * 5
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0)
-    compact = kbp.merge(branched)
+    compact = kbp.select(model, plan)
     assert compact.get_layer("encoder__block3_pool").output.shape == (None, 2, 2, 44)
     assert compact.get_layer("decoder__block3_up").filters == 128
 
@@ -108,9 +106,8 @@ def test_merge_is_the_branched_model_at_alpha_zero(skips, scope):
 
 def test_a_pruned_model_is_pruned_further_by_the_same_scope():
     model = small(skips=True)
-    branched = kbp.branch(model, kbp.plan(model, width=0.5, scope="encoder"))
-    kbp.set_alpha(branched, 0)
-    again = kbp.plan(kbp.merge(branched), width=0.5, scope="encoder")
+    compact = kbp.select(model, kbp.plan(model, width=0.5, scope="encoder"))
+    again = kbp.plan(compact, width=0.5, scope="encoder")
     assert [group.channels for group in again.groups] == [3, 3, 4, 4, 4, 4, 4]
 
 

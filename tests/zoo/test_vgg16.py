@@ -23,7 +23,11 @@ def test_vgg16_takes_small_images_of_any_size(size):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"width": 0}, "`width` must be positive"), ({"classes": 0}, "`classes` must be at least 1")],
+    [
+        ({"width": 0}, "`width` must be a positive number"),
+        ({"classes": 0}, "`classes` must be an integer of at least 1"),
+        ({"dropout": 1.5}, r"`dropout` must be a number in \[0, 1\]"),
+    ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):

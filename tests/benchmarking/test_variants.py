@@ -8,9 +8,9 @@ from helpers import export_cases
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.benchmarking.backends import BACKENDS, prepared_models
 from keras_branch_prune.benchmarking.measurement import benchmark
-from keras_branch_prune.exporting import saved_model as export
+from keras_branch_prune.benchmarking.variants import export_models
+from keras_branch_prune.exporting import FORMATS, serving
 
 
 def _dense(units):
@@ -23,25 +23,25 @@ def test_every_model_is_exported_once_per_backend(tmp_path):
     path = tmp_path / "model.keras"
     _dense(4).save(path)
     models = {"model": _dense(2), "path": str(path)}
-    prepared = prepared_models(models, list(BACKENDS), tmp_path / "scratch", None)
-    assert list(prepared) == ["model", "path"]
-    for variant, units in zip(prepared.values(), (2, 4), strict=True):
+    variants = export_models(models, list(FORMATS), tmp_path / "scratch", None)
+    assert list(variants) == ["model", "path"]
+    for variant, units in zip(variants.values(), (2, 4), strict=True):
         assert variant.costs.macs == 6 * units
-        assert list(variant.paths) == list(BACKENDS)
-        assert all(variant.size_mib(backend) > 0 for backend in BACKENDS)
-    assert prepared["path"].paths["keras"] == path
-    first = {"0", "0-openvino", "0.keras", "0.onnx", "0.tflite"}
-    second = {"1", "1-openvino", "1.onnx", "1.tflite"}
-    assert set(os.listdir(tmp_path / "scratch")) == first | second
+        assert list(variant.paths) == list(FORMATS)
+        assert all(variant.size_mib(backend) > 0 for backend in FORMATS)
+    assert variants["path"].paths["keras"] == path
+    exported = ["saved_model", "litert.tflite", "onnxruntime.onnx", "openvino"]
+    names = [f"{index}-{name}" for index in (0, 1) for name in exported]
+    assert sorted(os.listdir(tmp_path / "scratch")) == sorted([*names, "0-keras.keras"])
 
 
 def test_all_saved_models_are_frozen_or_none(monkeypatch, tmp_path):
     small, large = _dense(2), _dense(400)
-    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 4 * small.count_params())
+    monkeypatch.setattr(serving, "_MAX_FROZEN_BYTES", 4 * small.count_params())
     for models, frozen in (({"a": small}, True), ({"a": small, "b": large}, False)):
-        prepared = prepared_models(models, ["saved_model"], tmp_path / str(frozen), None)
+        variants = export_models(models, ["saved_model"], tmp_path / str(frozen), None)
         stored = tf.train.list_variables(
-            str(prepared["a"].paths["saved_model"] / "variables" / "variables")
+            str(variants["a"].paths["saved_model"] / "variables" / "variables")
         )
         assert (len(stored) == 1) is frozen  # the graph of objects is always there
 
@@ -57,11 +57,11 @@ EXPORTS = {
 @pytest.mark.parametrize("backend", EXPORTS)
 def test_what_is_exported_already_is_for_one_backend(tmp_path, backend):
     path = EXPORTS[backend](_dense(2), tmp_path / "m")
-    (prepared,) = prepared_models({"m": str(path)}, list(BACKENDS), tmp_path, None).values()
-    assert (prepared.costs, prepared.paths) == (None, {backend: path})
+    (variant,) = export_models({"m": str(path)}, list(FORMATS), tmp_path, None).values()
+    assert (variant.costs, variant.paths) == (None, {backend: path})
     message = rf"'m' can only be run by '{backend}', .* Received: '.*m.*', backends=\('keras',\)"
     with pytest.raises(ValueError, match=message):
-        prepared_models({"m": path}, ["keras"], tmp_path, None)
+        export_models({"m": path}, ["keras"], tmp_path, None)
 
 
 @pytest.mark.parametrize(
@@ -88,5 +88,5 @@ def test_what_only_writes_a_format_is_not_needed_to_run_it(tmp_path, monkeypatch
     path = kbp.export_onnx(export_cases.cnn(), tmp_path / "m.onnx", verify=False)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "tf2onnx" else find(n))
-    prepared = prepared_models({"m": path}, ["onnxruntime"], tmp_path, None)
-    assert prepared["m"].paths == {"onnxruntime": path}
+    variants = export_models({"m": path}, ["onnxruntime"], tmp_path, None)
+    assert variants["m"].paths == {"onnxruntime": path}
