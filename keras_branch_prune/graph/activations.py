@@ -70,7 +70,7 @@ def fuse_activations(graph: Graph) -> Graph:
             follower = _only_reader(call, readers, graph)
             name = call.unit.name + ACTIVATION_SUFFIX
             split = follower.unit if follower and follower.unit.name == name else None
-            # The same activation must follow every call of a layer, or None is among them.
+            # A call that the split activation does not follow adds None: then nothing is fused.
             followers.setdefault(call.unit, set()).add(split)
     parts = {linear: unit for linear, (unit, *more) in followers.items() if unit and not more}
     calls = [

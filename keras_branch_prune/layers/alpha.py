@@ -26,7 +26,7 @@ def alpha_layer(model: keras.Model) -> Alpha:
     Raises:
         ValueError: If the model has no `Alpha` layer, or several.
     """
-    # By identity, as a nested model that is called twice stands in the list twice.
+    # By identity, as a layer that two nested models share is listed twice.
     found = {id(layer): layer for layer in flatten_layers(model) if isinstance(layer, Alpha)}
     if not found:
         raise ValueError(

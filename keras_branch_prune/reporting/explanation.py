@@ -156,6 +156,7 @@ def explain(model: keras.Model) -> Explanation:
 
 
 def _count_costs(graph: Graph) -> Costs | None:
+    # Inputs with open dimensions: the rest can be explained without MACs.
     try:
         return graph_costs(graph)
     except ValueError:

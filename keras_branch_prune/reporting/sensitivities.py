@@ -200,4 +200,5 @@ class _Trial:
         plan = PruningPlan(self._model.name, self._fingerprint, (), groups)
         branched = branch(self._model, plan, calibration=iter(self._batches))
         set_alpha(branched, 0)
+        # There is one such model per group and width: verifying each would take too long.
         return merge(branched, verify=False)

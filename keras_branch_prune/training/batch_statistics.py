@@ -59,8 +59,10 @@ def _estimate_anew(model: keras.Model, inputs: Any, batch_size: int) -> bool:
         for batch, count in _cut_batches(inputs, batch_size):
             model(batch, training=True)
             samples += count
+            # Weighted by samples, as the last batch may be smaller.
             for total, variable in zip(sums, statistics, strict=True):
                 total += count * np.asarray(ops.convert_to_numpy(variable), np.float64)
+    # Also after an error or Ctrl-C, which would else leave the statistics of a single batch.
     finally:
         for layer, momentum in zip(found.values(), momenta, strict=True):
             layer.momentum = momentum

@@ -48,8 +48,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     An epoch ends early when the loss of a batch is NaN or infinite. An epoch has diverged if it
     ended so, or if its loss or a trainable weight is NaN or infinite. Then the state at the end of
-    the epoch before is restored (weights, α, statistics, seeds and optimizers; in the first epoch
-    the state at the beginning of `fit`), training stops, and a warning says what to change.
+    the last good epoch is restored (weights, α, statistics, seeds and optimizers; in the first
+    epoch the state at the beginning of `fit`), training stops, and a warning says what to change.
     `keras.callbacks.TerminateOnNaN` leaves the broken weights in the model.
 
     The loss is `"loss"` of the logs. A model whose `train_step` logs none, such as a GAN, is
@@ -110,6 +110,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._last_good = None
 
     def _stop(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        # Before the restore, which puts α back too.
         alpha = logs.get("alpha", find_alpha(self.model))
         if self._last_good is not None:
             self._last_good.restore(self.model)

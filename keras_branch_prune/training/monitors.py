@@ -70,7 +70,7 @@ def improves(current: float, best: float, mode: str, min_delta: float = 0.0) -> 
     """
     if math.isnan(current) or math.isnan(best):
         return not math.isnan(current)
-    # `best` is stored in float32: the same value in float64 might look better by rounding alone.
+    # `Alpha` keeps `best` in float32: the same value in float64 might look better by rounding.
     new, old, delta = np.float32(current), np.float32(best), np.float32(min_delta)
     return bool(new + delta < old) if mode == "min" else bool(new - delta > old)
 

@@ -102,6 +102,7 @@ def dcgan_discriminator(
     widths = require_widths("widths", widths, at_least=1)
     inputs = x = keras.Input(require_image_shape("image_shape", image_shape), name="image")
     for index, width in enumerate(widths, 1):
+        # The first has no batch normalization, whose beta is the bias of the others.
         window = {"strides": 2, "padding": "same", **_options(index == 1)}
         x = layers.Conv2D(width, _KERNEL, name=f"conv{index}", **window)(x)
         if index > 1:
