@@ -1,6 +1,7 @@
 """Checks of arguments, with one form of message: "`x` must be …. Received: x=…".
 
-A bool is never a number; NumPy's numbers are. All raise `ValueError`.
+A bool is no number here, though Python counts it among the integers: `epochs=True` is a mistake.
+NumPy's numbers are numbers. All checks raise `ValueError`.
 """
 
 from __future__ import annotations

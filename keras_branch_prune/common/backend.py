@@ -1,4 +1,4 @@
-"""What of a backend of Keras a task needs."""
+"""Checks of the backend that Keras runs on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def require_tensorflow(what: str) -> None:
     """Raises `NotImplementedError`, a `RuntimeError`, unless Keras runs on TensorFlow.
 
     Args:
-        what: What needs it, as the subject of the message.
+        what: What needs it; the message begins with it, as in "`calibration` needs …".
     """
     if keras.backend.backend() != "tensorflow":
         raise NotImplementedError(

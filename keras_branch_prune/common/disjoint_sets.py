@@ -1,4 +1,4 @@
-"""Disjoint sets of anything that can be hashed."""
+"""Disjoint sets (union–find) of anything that can be hashed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Any
 
 
 class DisjointSets:
-    """Disjoint sets; the item added first represents its set."""
+    """Disjoint sets; the item of a set that was added first represents it.
+
+    Example:
+        >>> sets = DisjointSets()
+        >>> for item in "abc":
+        ...     sets.add(item)
+        >>> sets.unite("c", "b")
+        >>> sets.find("c")
+        'b'
+    """
 
     def __init__(self) -> None:
         self._parent: dict[Any, Any] = {}
@@ -20,6 +29,7 @@ class DisjointSets:
 
     def find(self, item: Any) -> Any:
         """Returns the representative of the item's set."""
+        # Path halving: every second item on the way is hung onto its grandparent.
         while self._parent[item] != item:
             self._parent[item] = self._parent[self._parent[item]]
             item = self._parent[item]
@@ -27,5 +37,6 @@ class DisjointSets:
 
     def unite(self, a: Any, b: Any) -> None:
         """Joins the sets of two items."""
+        # Not by size, as is usual: callers rely on the first item to represent the set.
         first, second = sorted((self.find(a), self.find(b)), key=self._order.__getitem__)
         self._parent[second] = first

@@ -39,6 +39,8 @@ def sequential_graph(model: keras.Sequential) -> Any:
 
 def nodes_in_order(function: Any) -> Iterator[Any]:
     """Yields the calls of a functional graph, each after those that it reads from."""
+    # Depth is the distance to the outputs. `layer._inbound_nodes` would also list the layer's calls
+    # in other models.
     for depth in sorted(function._nodes_by_depth, reverse=True):
         for node in function._nodes_by_depth[depth]:
             if node.operation is not None and not node.is_input:
@@ -69,7 +71,10 @@ def scoped_objects() -> dict[str, Any]:
 
 
 def record_variables(record: list[Any]) -> None:
-    """Lets Keras append to `record` all variables that this thread makes without values."""
+    """Lets Keras append to `record` all variables that this thread makes without values.
+
+    It makes such variables, with a shape but no memory, inside a `keras.StatelessScope`.
+    """
     global_state.set_global_attribute("uninitialized_variables", record)
 
 
@@ -80,4 +85,5 @@ def object_sharing_scope() -> AbstractContextManager[Any]:
 
 def safe_mode_scope() -> AbstractContextManager[Any]:
     """Returns the scope in which no file runs code, whatever was enabled before."""
+    # `load_model(safe_mode=True)` gives way to an earlier `enable_unsafe_deserialization()`.
     return serialization_lib.SafeModeScope(True)

@@ -37,9 +37,9 @@ def read_batches(data: Any, graph: Graph) -> Iterator[Batch]:
             dataset has no end.
     """
     empty = True
-    for element in _elements(data, graph.input_values[0].shape[0] or BATCH_SIZE):
-        inputs, targets = _unpack(element)
-        arrays = _flat(inputs, graph)
+    for element in _iterate_batches(data, graph.input_values[0].shape[0] or BATCH_SIZE):
+        inputs, targets = _split_off_targets(element)
+        arrays = _order_inputs(inputs, graph)
         _check_counts(arrays)
         if len(arrays[0]):
             empty = False
@@ -48,24 +48,26 @@ def read_batches(data: Any, graph: Graph) -> Iterator[Batch]:
         raise ValueError("`calibration` must have at least one sample. Received: none")
 
 
-def _elements(data: Any, batch_size: int) -> Iterable[Any]:
-    """Returns batches of what `model.fit` would be given."""
+def _iterate_batches(data: Any, batch_size: int) -> Iterable[Any]:
+    """Returns the batches of a dataset, or the batches into which arrays are cut."""
+    # Lists and dicts can be iterated too, but hold arrays, not batches.
     structure = isinstance(data, (list, tuple, Mapping, str)) or hasattr(data, "shape")
     is_dataset = isinstance(data, (Iterable, keras.utils.PyDataset))
     if structure or not is_dataset:
-        return _slice(data, batch_size)
+        return _slice_arrays(data, batch_size)
     if is_endless(data):
         raise ValueError("`calibration` must be a dataset that ends. Received: an infinite one")
     return iterate(data)
 
 
-def _slice(data: Any, batch_size: int) -> Iterator[Any]:
+def _slice_arrays(data: Any, batch_size: int) -> Iterator[Any]:
     leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
         raise TypeError(
             "`calibration` must be arrays, a dataset or a generator. "
             f"Received: {type(data).__name__}"
         )
+    # Shorter arrays would be cut short without an error.
     _check_counts(leaves)
     for start in range(0, len(leaves[0]), batch_size):
         rows = slice(start, start + batch_size)
@@ -80,7 +82,7 @@ def _check_counts(arrays: list[Any]) -> None:
         )
 
 
-def _unpack(element: Any) -> tuple[Any, Any]:
+def _split_off_targets(element: Any) -> tuple[Any, Any]:
     """Returns inputs and targets; unlike for Keras, a list is never a pair of those."""
     if not isinstance(element, tuple):
         return element, None
@@ -92,10 +94,11 @@ def _unpack(element: Any) -> tuple[Any, Any]:
     return element[0], element[1] if len(element) > 1 else None
 
 
-def _flat(inputs: Any, graph: Graph) -> list[np.ndarray]:
+def _order_inputs(inputs: Any, graph: Graph) -> list[np.ndarray]:
     """Returns the arrays of one batch in the order of the graph's inputs, checked."""
     names = [unit.name for unit in graph.input_units]
     structure = graph.inputs
+    # A model that takes a list may be given a dict by the names of its inputs, too.
     if isinstance(inputs, Mapping):
         if not isinstance(structure, Mapping):
             structure = dict(zip(names, graph.input_values, strict=True))
@@ -128,8 +131,9 @@ def _check_array(name: str, value: Value, leaf: Any) -> np.ndarray:
             f"`calibration` must have the shape {value.shape} for input '{name}', batches of a "
             f"dataset too. Received: {array.shape}"
         )
-    # A generator may fill the same array again: a copy.
+    # A copy, as a generator may yield one array again and again with other values.
     cast = np.array(ops.convert_to_numpy(ops.cast(array, value.dtype)))
+    # 1e5 is finite, but not as float16; and a cast of NaN to integers is some number.
     if not (is_finite(array) and is_finite(cast)):
         raise ValueError(
             f"`calibration` must be finite as {value.dtype}. "

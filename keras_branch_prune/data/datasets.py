@@ -1,4 +1,4 @@
-"""Data as `fit` takes it: checked before hours are spent on it."""
+"""Checks of data as `fit` takes it, before hours are spent on it, and ways to read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from keras import tree
 
 
 def require_samples(name: str, arrays: Any) -> int:
-    """Returns the number of samples, or raises `ValueError` unless all arrays have the same."""
+    """Returns the number of samples, which must be the same in all arrays.
+
+    Args:
+        name: Name of the argument, for the message.
+        arrays: One array of shape `(samples, …)`, or several in any nesting.
+
+    Raises:
+        ValueError: If the arrays have different numbers of samples, or none.
+    """
     counts = [len(array) for array in tree.flatten(arrays)]
     if len(set(counts)) != 1 or not counts[0]:
         raise ValueError(
@@ -29,14 +37,24 @@ def is_endless(data: Any) -> bool:
 
 
 def iterate(dataset: Any) -> Iterable[Any]:
-    """Returns what yields the batches of a dataset once."""
+    """Returns an iterable over the batches of a dataset, for one epoch."""
     if isinstance(dataset, keras.utils.PyDataset):
         return (dataset[index] for index in range(dataset.num_batches))
     return dataset
 
 
 def check_data(name: str, data: Any) -> None:
-    """Raises unless data can be read again for every epoch."""
+    """Checks that data can be read again for every epoch, which a generator cannot.
+
+    Args:
+        name: Name of the argument, for the message.
+        data: `(inputs, targets)`, `(inputs, targets, sample_weights)`, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If the dataset has no end.
+    """
     dataset = isinstance(data, keras.utils.PyDataset) or hasattr(data, "cardinality")
     if not dataset and not (isinstance(data, tuple) and len(data) in (2, 3)):
         raise TypeError(
@@ -49,7 +67,10 @@ def check_data(name: str, data: Any) -> None:
 
 
 def first_samples(dataset: Any, count: int) -> Any:
-    """Returns the first samples of a dataset as arrays `(inputs, targets)`."""
+    """Returns the first `count` samples of a dataset as arrays: `(inputs, targets)`.
+
+    Without targets it is `(inputs,)`; if the dataset is shorter, all of its samples are returned.
+    """
     found: list[Any] = []
     samples = 0
     for batch in iterate(dataset):

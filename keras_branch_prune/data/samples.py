@@ -16,6 +16,9 @@ class Samples:
     Args:
         spool: Where they are kept.
         batches: Batches as `read_batches` yields them.
+
+    Raises:
+        ValueError: If there are fewer than two samples.
     """
 
     def __init__(self, spool: Spool, batches: Iterable[Batch]):
@@ -24,6 +27,7 @@ class Samples:
         for arrays, _ in batches:
             for sample in zip(*arrays, strict=True):
                 for position, part in enumerate(sample):
+                    # With an axis of one sample, so that a batch is a concatenation.
                     self._spool.append((len(self._shapes), position), part[None])
                 self._shapes.append(tuple(part.shape for part in sample))
         if len(self._shapes) < 2:
@@ -36,10 +40,16 @@ class Samples:
         return len(self._shapes)
 
     def grouped(self, order: Iterable[int], size: int) -> list[list[int]]:
-        """Returns samples in batches of one shape; some may be smaller than `size`."""
+        """Returns the samples in batches of one shape each.
+
+        Args:
+            order: The samples, by number.
+            size: Samples per batch; the last batch of every shape may be smaller.
+        """
         full: list[list[int]] = []
         begun: dict[tuple, list[int]] = {}
         for index in order:
+            # Sequences of different lengths cannot be stacked.
             batch = begun.setdefault(self._shapes[index], [])
             batch.append(index)
             if len(batch) == size:

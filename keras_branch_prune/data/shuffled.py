@@ -14,8 +14,8 @@ from keras_branch_prune.data.datasets import require_samples
 class ShuffledArrays(keras.utils.PyDataset):
     """Batches of arrays, shuffled anew for every epoch.
 
-    Unlike with `fit(shuffle=True)`, whose order also depends on how many epochs this process has
-    trained, a resumed training sees the samples in the order of an undisturbed one.
+    A resumed training sees the samples in the same order as an undisturbed one. With
+    `fit(shuffle=True)` it does not, as that order depends on how long this process has trained.
 
     Args:
         arrays: `(inputs, targets)` or `(inputs, targets, sample_weights)`, each an array of shape
@@ -49,4 +49,5 @@ class ShuffledArrays(keras.utils.PyDataset):
         self._order = self._shuffle()
 
     def _shuffle(self) -> np.ndarray:
+        # Seeded by both, so that an epoch's order does not depend on the epochs before it.
         return np.random.default_rng((self._seed, self._epoch)).permutation(self._samples)

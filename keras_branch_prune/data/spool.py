@@ -18,7 +18,7 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An array in a file, with what a raw file does not say."""
+    """An array in a raw file, which holds neither shape nor dtype."""
 
     path: Path
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class _File:
 class Spool:
     """Lists of batches by key: in memory up to a limit, beyond it in temporary files.
 
-    Used as a context manager, which removes the files.
+    Use it as a context manager: leaving it removes the files.
 
     Args:
         memory_mib: How much is held in memory, MiB.
@@ -67,6 +67,7 @@ class Spool:
             return
         self._files += 1
         entry = _File(Path(self._folder.name) / str(self._files), batch.shape, batch.dtype)
+        # Not `np.save`, which stores bfloat16 as bytes without a meaning.
         batch.tofile(entry.path)
         entries.append(entry)
 

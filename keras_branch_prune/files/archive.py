@@ -19,12 +19,16 @@ _EXPANSION_FLOOR = 16 * 2**20
 
 
 class ModelFileError(ValueError):
-    """A file that is no Keras model, or one that is not safe to load."""
+    """A file that is no Keras model, or one that is not safe to load.
+
+    The message says which file and what is wrong with it. If the file is yours and holds a class or
+    function of your own, pass that in `load_model(…, custom_objects=…)`.
+    """
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a `.keras` file says before any of it is believed.
+    """What a `.keras` file claims to hold; nothing of it has been built yet.
 
     Attributes:
         config: The parsed architecture, `config.json`.
@@ -65,8 +69,10 @@ def _check_members(file: zipfile.ZipFile, archive_size: int) -> None:
     for required in (CONFIG, WEIGHTS):
         if required not in names:
             raise ModelFileError(f"it has no member {required!r}. Received members: {names[:10]}")
+    # Of two members of one name, Keras might read the one that was not checked.
     if len(set(names)) != len(names):
         raise ModelFileError("two of its members have the same name")
+    # Members that share their bytes are a zip bomb that no single member's expansion gives away.
     if sum(member.compress_size for member in file.infolist()) > archive_size:
         raise ModelFileError("its members overlap or are cut off")
     for member in file.infolist():
@@ -74,6 +80,7 @@ def _check_members(file: zipfile.ZipFile, archive_size: int) -> None:
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
+    # Windows takes backslashes for separators and "C:" for a drive.
     name = PurePosixPath(member.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in member.filename:
         raise ModelFileError(f"its member {member.filename!r} would be written outside the archive")
@@ -105,18 +112,20 @@ def _count_stored(data: bytes) -> int:
             file.visititems(lambda *item: items.append(item))
             _check_links(links)
             datasets = {name: item for name, item in items if isinstance(item, h5py.Dataset)}
-            return _sum_sizes(datasets, len(data))
+            return _count_values(datasets, len(data))
     except (OSError, RuntimeError, KeyError) as error:
         raise ModelFileError(f"its {WEIGHTS} is truncated or corrupt ({error})") from error
 
 
 def _check_links(links: list[tuple[str, object]]) -> None:
+    # A soft or external link would let Keras read another file.
     for name, link in links:
         if not isinstance(link, h5py.HardLink):
             raise ModelFileError(f"its weights link to another place at {name!r}")
 
 
-def _sum_sizes(datasets: dict[str, h5py.Dataset], file_size: int) -> int:
+def _count_values(datasets: dict[str, h5py.Dataset], file_size: int) -> int:
+    """Returns the number of values, the optimizer's not counted, if the file can hold them all."""
     total_bytes = 0
     values = 0
     for name, dataset in datasets.items():
@@ -129,12 +138,14 @@ def _sum_sizes(datasets: dict[str, h5py.Dataset], file_size: int) -> int:
 
 
 def _stored_bytes(name: str, dataset: h5py.Dataset) -> int:
-    """Returns a dataset's size, which must lie plainly in the file, as Keras writes it."""
+    """Returns the bytes of a dataset, which must be stored as Keras does: whole, uncompressed."""
     if dataset.shape is None or dataset.dtype.hasobject:
         raise ModelFileError(f"its weight {name!r} is not an array of numbers")
+    # Chunks may be compressed: a small file could then claim any number of values.
     if dataset.external or dataset.is_virtual or dataset.chunks is not None:
         raise ModelFileError(f"its weight {name!r} is not stored in one piece inside the file")
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
+    # HDF5 stores nothing for a dataset that was only declared, and reads it as zeros.
     if dataset.id.get_storage_size() < size:
         raise ModelFileError(f"its weight {name!r} claims {size} bytes that are not stored")
     return size

@@ -12,10 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path` that takes its place once everything is written.
+    """Yields a temporary path beside `path`, which replaces `path` once the block is done.
 
-    Write a file or make a directory there. If the block raises, it is removed and `path` stays
-    as it was; an old directory is kept until the new one is complete.
+    Write a file or make a directory there. If the block raises, what it wrote is removed and `path`
+    stays as it was; an old directory is kept until the new one is complete.
 
     Args:
         path: The final path. Missing parent directories are made.
@@ -28,13 +28,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         FileExistsError: A directory would replace a file, or a file a directory.
 
     Example:
-    ```python
-    with atomic_write("metrics.json") as temporary:
-        temporary.write_text(json.dumps(metrics))
-    ```
+        >>> with keras_branch_prune.atomic_write("metrics.json") as temporary:
+        ...     characters = temporary.write_text('{"accuracy": 0.9}')
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same directory, as a rename is atomic only within a file system; with the same suffix,
+    # as Keras, NumPy and matplotlib choose the format by it; hidden, as a kill may leave it behind.
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary

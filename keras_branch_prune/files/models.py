@@ -10,7 +10,7 @@ import keras
 from keras_branch_prune.common import require_integer, safe_mode_scope
 from keras_branch_prune.files.archive import ModelFileError, read_archive
 from keras_branch_prune.files.atomic import atomic_write
-from keras_branch_prune.files.untrusted import check_config, count_parameters
+from keras_branch_prune.files.untrusted import check_config, count_values
 
 _LONGEST_REASON = 1000
 
@@ -24,16 +24,16 @@ def load_model(
 ) -> keras.Model:
     """Loads a `.keras` file without trusting it.
 
-    Nothing in the file can run code, name a class that is neither Keras' nor yours, read another
-    file, or allocate more memory than the weights it really stores, even if
-    `keras.config.enable_unsafe_deserialization()` was called.
+    The file cannot run code, use a class that is neither Keras' nor yours, read another file, or
+    allocate more memory than the weights stored in it need. That holds even after
+    `keras.config.enable_unsafe_deserialization()`.
 
     Args:
         path: The `.keras` file.
         custom_objects: Your classes and functions by name, beside those registered with
             `keras.saving.register_keras_serializable`.
         max_parameters: The largest number of values in the model's variables to accept; None
-            for no limit but what the file stores.
+            for as many as the file stores.
         compile: Whether to restore the optimizer, loss and metrics too, if the file has them.
 
     Returns:
@@ -46,19 +46,19 @@ def load_model(
         ValueError: `max_parameters` is not a positive integer.
 
     Example:
-    ```python
-    model = load_model("vgg16.keras", max_parameters=20_000_000)
-    ```
+        >>> keras_branch_prune.save_model(model, "model.keras")
+        >>> model = keras_branch_prune.load_model("model.keras", compile=False)
     """
     if max_parameters is not None:
         require_integer("max_parameters", max_parameters, at_least=1)
-    path = _existing_file(path)
+    path = _require_file(path)
     objects = dict(custom_objects or {})
     try:
         _check_model_file(path, objects, max_parameters, compile)
         with safe_mode_scope():
             return keras.saving.load_model(path, custom_objects=objects, compile=compile)
-    except Exception as error:  # a broken architecture makes Keras raise whatever it runs into
+    # On a broken architecture Keras raises whatever it runs into.
+    except Exception as error:
         raise ModelFileError(f"Cannot load the model file '{path}': {_reason(error)}") from error
 
 
@@ -68,7 +68,7 @@ def _reason(error: Exception) -> str:
     return text[:_LONGEST_REASON] or type(error).__name__
 
 
-def _existing_file(path: str | os.PathLike[str]) -> Path:
+def _require_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"Expected a `.keras` file. Received a directory: '{path}'")
@@ -89,9 +89,10 @@ def _check_model_file(
     path: Path, custom_objects: dict[str, Any], max_parameters: int | None, compile: bool
 ) -> None:
     archive = read_archive(path)
+    # What is not restored is not looked at: an own loss does not hinder loading without it.
     config = archive.config if compile else {**archive.config, "compile_config": None}
     check_config(config, custom_objects)
-    count_parameters(config, custom_objects, archive.stored_values, max_parameters)
+    count_values(config, custom_objects, archive.stored_values, max_parameters)
 
 
 def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -99,10 +100,13 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: The model.
-        path: Where to; must end in `.keras`. An existing file is replaced.
+        path: The file to write; must end in `.keras`. An existing file is replaced.
 
     Raises:
         ModelFileError: `path` does not end in `.keras`.
+
+    Example:
+        >>> keras_branch_prune.save_model(model, "model.keras")
     """
     _require_suffix(Path(path))
     with atomic_write(path) as temporary:

@@ -1,4 +1,4 @@
-"""Judges the architecture of a model file before Keras may build it."""
+"""Checks the architecture of a model file before Keras builds it."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ _CLASS_MODULES = re.compile(
 )
 # The one class outside them that a stock Keras model, ConvNeXt, is made of.
 _APPLICATION_CLASSES = frozenset({("keras.src.applications.convnext", "LayerScale")})
-# What runs or imports code that the file, or another file, brings along.
+# Classes that run or import code from the file, or from another file.
 _CODE = frozenset(
     {"Lambda", "TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper"}
     | {"__lambda__", "__typespec__"}
@@ -49,7 +49,7 @@ def check_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any]) -
         **keras.saving.get_custom_objects(),
         **scoped_objects(),
     }
-    for entry in _entries(config):
+    for entry in _walk_mappings(config):
         if "class_name" in entry:
             _check_class(entry, known)
         if isinstance(entry.get("vocabulary"), str):
@@ -58,8 +58,9 @@ def check_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any]) -
             )
 
 
-def _entries(config: object) -> Iterator[Mapping[str, Any]]:
-    """Yields every mapping inside a parsed JSON value; a loop, as nesting may be deep."""
+def _walk_mappings(config: object) -> Iterator[Mapping[str, Any]]:
+    """Yields every mapping inside a parsed JSON value."""
+    # Not by recursion: a file may be nested deeper than Python's stack.
     stack = [config]
     while stack:
         item = stack.pop()
@@ -79,6 +80,7 @@ def _check_class(entry: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     # Keras looks a class up by its registered name, a function by its plain one.
     if (name if is_function else entry.get("registered_name", name)) in known:
         return
+    # Only by this exact module: others of `keras.src.applications` download weights.
     if (module, class_name) in _APPLICATION_CLASSES:
         return
     if name in _CODE:
@@ -86,6 +88,7 @@ def _check_class(entry: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     if name in ("__tensor__", "__numpy__"):
         _check_dtype(entry["config"])
     modules = _FUNCTION_MODULES if is_function else _CLASS_MODULES
+    # The modules of classes also hold functions, in lower case.
     is_class_name = is_function or name.startswith("__") or name[:1].isupper()
     if not is_class_name or (module is not None and not modules.fullmatch(module)):
         raise ModelFileError(
@@ -100,7 +103,7 @@ def _check_dtype(config: object) -> None:
         raise ModelFileError(f"it contains a constant of the type {dtype!r}")
 
 
-def count_parameters(
+def count_values(
     config: Mapping[str, Any],
     custom_objects: Mapping[str, Any],
     stored_values: int,
@@ -109,7 +112,7 @@ def count_parameters(
     """Counts the values of all variables that building an architecture would create.
 
     The architecture is built for its shapes only: no variable is allocated. It is built in a
-    thread of its own, because Keras' record of such variables belongs to the thread.
+    thread of its own, because Keras keeps its list of such variables per thread.
 
     Args:
         config: The parsed `config.json`, already checked by `check_config`.
@@ -118,7 +121,7 @@ def count_parameters(
         max_parameters: The largest number of values to accept, or None.
 
     Returns:
-        The number of values, the trained ones and those of random generators together.
+        The number of values: trained ones, statistics and states of random generators.
 
     Raises:
         ModelFileError: The variables have more values than allowed, or more than are stored.
@@ -127,7 +130,7 @@ def count_parameters(
     objects = {**custom_objects, **scoped_objects()}
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(_build_shapes, config, objects, counter).result()
-    # A layer may have swallowed the error, so the sum is compared once more.
+    # Once more, as a layer may have caught the error.
     counter.check()
     return counter.total
 
@@ -144,7 +147,7 @@ def _build_shapes(
 
 
 class _Counter(list):
-    """Keras' list of the variables that still have no values, which stops when it is too long.
+    """The list to which Keras appends variables without values; raises when they grow too many.
 
     Keras appends each new variable before anything asks for its value, so an oversized one is
     refused before it can be allocated.

@@ -43,6 +43,7 @@ def split_activations(graph: Graph) -> Graph:
         if call.unit not in parts:
             parts[call.unit] = _split_activation(call.unit)
         linear, activation = parts[call.unit]
+        # The activation takes over the call's output, so that its readers need not be rewritten.
         inner = Value(call.outputs[0].shape, call.outputs[0].dtype)
         calls.append(dataclasses.replace(call, unit=linear, outputs=(inner,)))
         calls.append(Call(activation, (inner,), {}, call.outputs))
@@ -69,6 +70,7 @@ def fuse_activations(graph: Graph) -> Graph:
             follower = _only_reader(call, readers, graph)
             name = call.unit.name + ACTIVATION_SUFFIX
             split = follower.unit if follower and follower.unit.name == name else None
+            # A call that the split activation does not follow adds None: then nothing is fused.
             followers.setdefault(call.unit, set()).add(split)
     parts = {linear: unit for linear, (unit, *more) in followers.items() if unit and not more}
     calls = [

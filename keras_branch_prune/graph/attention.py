@@ -1,17 +1,16 @@
-"""Splits multi-head attention into linear maps and what lies between them, and back.
+"""Splits multi-head attention into linear maps and the attention between them, and back.
 
     query, key, value → HeadProjection each → HeadAttention → Dense
 
-The parts compute the same products in the same order. All that is inside attention then becomes
-ordinary channels:
+The parts compute the same products in the same order. What is inside attention is then ordinary
+channels. With 4 heads of 16 channels each, a projection makes `(batch, length, 64)`:
 
-* The *heads* are a channel group: the channels of one head, in the projections of queries, keys
-  and values, are one channel that stands several times. A narrow branch has whole heads only. Its
-  reduce and expand maps are full matrices across all heads nevertheless: in front of the attention
-  they multiply into the projections, behind it into the output, so mixing heads is exact.
-* The *value channels* of a head are another group, of the same width in every head. The plan keeps
-  the same channels in each; training may then move every head's apart.
-* The width of queries and keys stays: it also sets the scale of the scores.
+* The *heads* are a channel group of 4 channels, each of which stands 16 times in a projection. A
+  narrow branch has whole heads. Its reduce and expand maps may mix heads all the same: they stand
+  outside the softmax, before it they multiply into the projections, behind it into the output.
+* The *value channels* of a head are a group of 16, and every head keeps the same of them. The maps
+  that training fits to them differ from head to head.
+* The channels of queries and keys stay: their number also sets the scale of the scores.
 """
 
 from __future__ import annotations
@@ -63,9 +62,10 @@ def why_whole(call: Call) -> str | None:
 
 
 def split_attention(graph: Graph) -> Graph:
-    """Splits every `MultiHeadAttention` that can be split, where no Keras masks are about.
+    """Splits every `MultiHeadAttention` that can be split, unless a layer makes Keras masks.
 
-    The layer removes the mask of its inputs for all that read them later, which parts cannot do.
+    The stock layer takes the mask off its inputs, also for the layers that read them later. The
+    parts cannot do that.
     """
     if any(_makes_masks(call.unit) for call in graph.calls):
         return graph
@@ -98,6 +98,7 @@ class _Parts:
         step = 2 if config["use_bias"] else 1
         weights = [unit.weights[i : i + step] for i in range(0, len(unit.weights), step)]
         projections = []
+        # Three roles and four weights: the last is the output's.
         for role, (kernel, *biases) in zip(_ROLES, weights, strict=False):
             features, heads, size = kernel.shape
             flat = (_Reshaped(kernel, (features, heads * size)), *(_flat(b) for b in biases))
@@ -112,6 +113,7 @@ class _Parts:
             projections.append(Unit(options["name"], HeadProjection, options, flat))
         kernel, *biases = weights[-1]
         heads, size, width = kernel.shape
+        # The last part has the name of the whole: it may be what a model output is called.
         flat = (_Reshaped(kernel, (heads * size, width)), *biases)
         options = {**shared, "name": name, "units": width, "activation": "linear"}
         output = Unit(name, keras.layers.Dense, options, flat)
@@ -140,7 +142,7 @@ class _Parts:
 def fuse_attention(graph: Graph) -> Graph:
     """Puts the parts of split attention together again: the inverse of `split_attention`.
 
-    Parts that something stands between, as in a branched model, stay as they are.
+    Parts with another layer between them, such as the maps of a branched model, stay apart.
     """
     producer, readers = graph.producer(), graph.consumers()
     fused: dict[Unit, Unit] = {}
@@ -185,10 +187,12 @@ def _fuse_layer(attention: Unit, projections: Sequence[Unit], output: Unit) -> U
         kernel, *biases = projection.arrays()
         weights.append(kernel.reshape(len(kernel), heads, -1))
         weights.extend(bias.reshape(heads, -1) for bias in biases)
+    # The first weight is the kernel of the queries, `(features, heads, size)`.
     features = len(weights[0])
     kernel, *biases = output.arrays()
     units = kernel.shape[-1]
     weights.extend([kernel.reshape(heads, -1, units), *biases])
+    # Without an `output_shape` Keras makes the output as wide as the queries.
     follows = attention.config["output_shape"] is None and units == features
     return attention.replace(
         name=output.name,

@@ -1,8 +1,8 @@
-"""The layers that multi-head attention is split into: projections to heads, and what lies between.
+"""The layers that multi-head attention is split into: projections to heads, and the attention.
 
 `MultiHeadAttention` hides four linear maps and the attention of every head in one layer. Between
-the parts that it is split into, channels are flat, `(batch, length, heads·size)`, so that the
-value channels and the heads are channels like any others.
+its parts the channels are flat, `(batch, length, heads·size)`, head after head, so that heads and
+value channels are channels like any others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+# As in `layers/names.py`, which stands above this folder.
 _PACKAGE = "keras_branch_prune"
 
 
@@ -21,10 +22,10 @@ class HeadProjection(keras.layers.Dense):
     """A `Dense` layer whose units are the channels of all heads, head after head.
 
     Args:
-        units: Channels of all heads together.
+        units: Channels of all heads together, 64 for 4 heads of 16.
         num_heads: Number of heads.
-        heads_of: Name of the projection that these are the heads of (of values: the projection of
-            queries), or `None` if they count as its own.
+        heads_of: Name of the projection whose heads these are, if it is another one: values name
+            the projection of queries. `None` for queries and keys.
         **kwargs: Arguments of `keras.layers.Dense`.
     """
 
@@ -43,7 +44,8 @@ class HeadAttention(keras.layers.MultiHeadAttention):
     """`MultiHeadAttention` without its projections: takes and returns flat channels of all heads.
 
     Everything else is inherited and therefore the same: scale, masks, softmax, dropout. The value
-    comes first, since its channels say all about what is narrowed: the heads and what they return.
+    is the first input, because a layer is narrowed by the channels of its first input, and those of
+    the value hold both the heads and the value channels in them.
 
     Args:
         **kwargs: Arguments of `keras.layers.MultiHeadAttention`.
@@ -53,8 +55,10 @@ class HeadAttention(keras.layers.MultiHeadAttention):
         self, value_shape: Sequence[Any], query_shape: Sequence[Any], key_shape: Sequence[Any]
     ) -> None:
         """Puts reshapes in the place of the projections; there are no weights."""
+        # The inherited `call` calls these four.
         self._query_dense = self._key_dense = self._value_dense = self._split_heads
         self._output_dense = self._join_heads
+        # The rank of what it attends to, `(batch, length, heads, size)`.
         self._build_attention(len(query_shape) + 1)
 
     def _split_heads(self, x: Any) -> Any:

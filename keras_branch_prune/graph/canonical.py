@@ -1,9 +1,9 @@
 """The canonical form: any functional Keras model as one flat graph of operations, held as data.
 
-Nested models and Sequentials are inlined (`outer__inner` names), separable convolutions, multi-head
-attention and fused activations are split, so that the rest of the package sees one simple form.
-The user's model is neither changed nor copied: a `Unit` refers to the variables of the layer it was
-read from.
+Nested models and Sequentials are inlined (the layer "conv" of a model "encoder" becomes
+"encoder__conv"); separable convolutions, multi-head attention and fused activations are split. So
+the rest of the package sees one simple form. The user's model is neither changed nor copied: a
+`Unit` refers to the variables of the layer it was read from.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def canonical(model: keras.Model) -> Graph:
         calls=tuple(reader.calls),
     )
     graph = _keep_output_names(graph, function.output_names)
+    # Activations last: an unwrapped Dense and a pointwise convolution bring theirs along.
     graph = split_separable(split_attention(unwrap_dense(graph)))
     return split_activations(graph)
 
@@ -60,6 +61,7 @@ def _keep_output_names(graph: Graph, names: Sequence[str]) -> Graph:
     renamed: dict[Unit, Unit] = {}
     taken = {call.unit.name for call in graph.calls}
     for value, name in zip(graph.output_values, names, strict=True):
+        # An output that is an input has no producer. A unit of two outputs takes the first's name.
         unit = producer[value].unit if value in producer else None
         if unit and unit.name != name and name not in taken and unit not in renamed:
             renamed[unit] = unit.replace(name=name)

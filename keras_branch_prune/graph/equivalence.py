@@ -19,7 +19,8 @@ _DEFAULT_SIZE = 32
 def random_inputs(model: keras.Model, batch_size: int, seed: int = 0) -> Any:
     """Returns random inputs for a model, in its input structure.
 
-    Float inputs are standard normal, integer inputs 0 or 1; dimensions that are free have size 32.
+    Float inputs are standard normal. Integer inputs are 0 or 1, which any embedding and any mask
+    takes. Open dimensions have size 32.
 
     Args:
         model: A functional model.
@@ -36,6 +37,7 @@ def random_inputs(model: keras.Model, batch_size: int, seed: int = 0) -> Any:
             rng.standard_normal(size) if floating else rng.integers(0, 2, size), tensor.dtype
         )
 
+    # A Sequential model has no `input`: it was never called itself.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return tree.map_structure(draw, inputs)
 
@@ -48,7 +50,11 @@ def relative_error(expected: Any, actual: Any) -> float:
         actual: The same structure.
 
     Returns:
-        A number ≥ 0; infinity if anything is NaN.
+        A number ≥ 0; infinity if anything is NaN or infinite.
+
+    Example:
+        >>> relative_error(np.array([1.0, -4.0]), np.array([1.0, -3.0]))
+        0.25
     """
     worst = 0.0
     for one, other in zip(tree.flatten(expected), tree.flatten(actual), strict=True):
@@ -62,8 +68,13 @@ def relative_error(expected: Any, actual: Any) -> float:
 def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int = 2) -> float:
     """Compares two flat models on random inputs.
 
-    Where they differ by more than their own precision should, as models do that amplify rounding on
-    inputs they were not trained for, they are compared once more in float64.
+    A model may amplify rounding on inputs it was not trained for. If the two differ by more than
+    `TOLERANCES` allows, they are therefore compared once more in float64.
+
+    Args:
+        expected: A functional model without nested models.
+        actual: Another, of the same inputs and outputs.
+        batch_size: Number of random samples.
 
     Returns:
         The relative error, see `relative_error`.
@@ -73,8 +84,10 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
     """
     inputs = random_inputs(expected, batch_size)
     error = relative_error(expected(inputs, training=False), actual(inputs, training=False))
+    # A model is as exact as its least exact layer.
     dtypes = [layer.compute_dtype for layer in expected.layers]
     tolerance = max(TOLERANCES.get(dtype, max(TOLERANCES.values())) for dtype in dtypes)
+    # Not `error > tolerance`, which is false for NaN.
     if not error <= tolerance:
         error = min(error, _error_in_float64(expected, actual, inputs))
     if not error <= tolerance:
@@ -86,7 +99,7 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
 
 
 def _error_in_float64(expected: keras.Model, actual: keras.Model, inputs: Any) -> float:
-    """Returns the relative error where only the stored weights are rounded, if that can be."""
+    """Returns the relative error in float64, or infinity if a layer insists on its own dtype."""
     outputs = [outputs_in_float64(model, inputs) for model in (expected, actual)]
     return math.inf if any(x is None for x in outputs) else relative_error(*outputs)
 
@@ -101,14 +114,14 @@ def outputs_in_float64(model: keras.Model, inputs: Any) -> Any:
     Returns:
         Its outputs, or `None` if a layer or an operation insists on its own dtype.
     """
-    wide = tree.map_structure(_widen, inputs)
+    wide = tree.map_structure(_cast_to_float64, inputs)
     try:
         return _copy_in_float64(model)(wide, training=False)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError):
         return None
 
 
-def _widen(tensor: Any) -> Any:
+def _cast_to_float64(tensor: Any) -> Any:
     floating = "float" in keras.backend.standardize_dtype(tensor.dtype)
     return ops.cast(tensor, "float64") if floating else tensor
 

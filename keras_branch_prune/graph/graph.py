@@ -13,7 +13,7 @@ from keras import tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferred:
-    """An array that is made whenever it is asked for: large ones need not be held until then.
+    """An array that is computed each time it is asked for, so that nobody need hold a large one.
 
     Args:
         shape: Shape of the array.
@@ -80,7 +80,7 @@ class Unit:
             ) from error
 
     def _build_operation(self) -> Any:
-        # Some operations take no name, though they have one.
+        # Some constructors take no name: it is set afterwards.
         config = {key: value for key, value in self.config.items() if key != "name"}
         operation = self.cls.from_config(config)
         operation.name = self.name
@@ -151,6 +151,7 @@ class Graph:
         """Returns for every tensor the calls that read it."""
         readers: dict[Value, list[Call]] = {}
         for call in self.calls:
+            # `x + x` reads x twice and is one reader.
             for value in dict.fromkeys(call.inputs):
                 readers.setdefault(value, []).append(call)
         return readers

@@ -40,6 +40,7 @@ class GraphReader:
     def _inline(self, function: Any, tensors: dict[int, Any], prefix: str, context: dict) -> Any:
         """Reads the nodes of `function`; `tensors` maps ids of Keras tensors to values."""
         for node in nodes_in_order(function):
+            # Keras' own `Function._run_through_graph` skips such nodes too.
             if any(id(tensor) not in tensors for tensor in node.input_tensors):
                 continue
             args, kwargs = node.arguments.fill_in(tensors)
@@ -57,10 +58,12 @@ class GraphReader:
         function = functional_graph(model, model.name)
         values = [leaf for leaf in tree.flatten(args) if isinstance(leaf, Value)]
         tensors = dict(zip(map(id, function.inputs), values, strict=True))
+        # Keras hands `training=False` of a nested call on to the layers inside: written out here.
         context = {"training": kwargs["training"]} if "training" in kwargs else {}
         return tree.flatten(self._inline(function, tensors, f"{prefix}{model.name}__", context))
 
     def _unit(self, operation: Any, prefix: str) -> Unit:
+        # One unit for all calls of a shared layer; its name is that of the first place it is met.
         if id(operation) not in self._units:
             _refuse_quantized(operation)
             name = unique_name(prefix + operation.name, self._names)
@@ -71,7 +74,16 @@ class GraphReader:
 
 
 def functional_graph(model: Any, name: str) -> Any:
-    """Returns the object that holds the functional graph of `model`, or raises."""
+    """Returns the object that holds the functional graph of `model`.
+
+    Args:
+        model: What should be a built functional or Sequential model.
+        name: How messages call it.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built, is subclassed or overrides `call`.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`{name}` must be a keras.Model. Received: {type(model).__name__}")
     if isinstance(model, keras.Sequential):
@@ -108,11 +120,12 @@ def _functional_call() -> Any:
     return type(keras.Model(tensor, tensor)).call
 
 
+# The class of functional models has no public name.
 _FUNCTIONAL_CALL = _functional_call()
 
 
 def _accepted_context(operation: Any, context: dict) -> dict:
-    """The part of a nested model's call context (`training`) that `operation` takes."""
+    """Returns the part of a nested model's call context (`training`) that `operation` takes."""
     if not context or not isinstance(operation, keras.layers.Layer):
         return {}
     takes = "training" in inspect.signature(operation.call).parameters

@@ -21,7 +21,7 @@ def replace_units(graph: Graph, replacement: Mapping[Unit, Unit]) -> Graph:
 
 
 def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
-    """Returns the graph with tensors read from elsewhere, without calls that nothing reads then.
+    """Returns the graph with some tensors replaced, without the calls that nothing reads any more.
 
     Args:
         graph: The graph.
@@ -47,7 +47,16 @@ def substitute(graph: Graph, values: Mapping[Value, Value]) -> Graph:
 
 
 def pack(structure: Any, flat: Sequence[Any], replacements: Sequence[Any]) -> Any:
-    """Replaces the leaves of `structure` that are in `flat` by those of `replacements`."""
+    """Replaces the leaves of a structure.
+
+    Args:
+        structure: Objects in any nesting.
+        flat: The same objects in some order.
+        replacements: What takes the place of each, in that order.
+
+    Returns:
+        The replacements, nested as `structure`.
+    """
     by_id = dict(zip(map(id, flat), replacements, strict=True))
     return tree.map_structure(lambda leaf: by_id[id(leaf)], structure)
 

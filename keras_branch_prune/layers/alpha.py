@@ -1,4 +1,4 @@
-"""Access to α and the state of its decay in a branched model."""
+"""The layer that owns α and the state of its decay, and functions that read and set α."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def alpha_layer(model: keras.Model) -> Alpha:
     Raises:
         ValueError: If the model has no `Alpha` layer, or several.
     """
+    # By identity, as a layer that two nested models share is listed twice.
     found = {id(layer): layer for layer in flatten_layers(model) if isinstance(layer, Alpha)}
     if not found:
         raise ValueError(
@@ -56,7 +57,7 @@ def get_alpha(model: keras.Model) -> float:
 
 
 def find_alpha(model: keras.Model) -> float | None:
-    """Returns α of a branched model, None of a model that has no `Alpha` layer."""
+    """Returns α of a branched model, or None if the model has no `Alpha` layer."""
     branched = any(isinstance(layer, Alpha) for layer in flatten_layers(model))
     return get_alpha(model) if branched else None
 
@@ -64,8 +65,8 @@ def find_alpha(model: keras.Model) -> float | None:
 def set_alpha(model: keras.Model, value: float) -> None:
     """Sets α of a branched model, e.g. in a custom training loop.
 
-    The α callbacks forget the metric's best value and their waiting time, as after a step of their
-    own. Their next step goes to the first value of their schedule below `value`.
+    An α callback goes on from there: its next step is to the first value of its schedule below
+    `value`. It forgets the metric's best value and its waiting time, as after a step of its own.
 
     Args:
         model: A model made by `keras_branch_prune.branch`.
@@ -76,18 +77,19 @@ def set_alpha(model: keras.Model, value: float) -> None:
 
     Example:
         >>> schedule = keras_branch_prune.CosineDecay(steps=20)
-        >>> for epoch in range(30):
-        ...     keras_branch_prune.set_alpha(branched, schedule(epoch))
-        ...     train_one_epoch(branched)
+        >>> keras_branch_prune.set_alpha(branched, schedule(10))  # then train for an epoch
+        >>> keras_branch_prune.get_alpha(branched)
+        0.5
     """
     layer = alpha_layer(model)
     layer.alpha.assign(number_up_to("value", value, at_most=1))
     layer.wait.assign(0)
+    # A value that was reached at another α is nothing to compare with.
     layer.best.assign(math.nan)
 
 
 def flatten_layers(model: Any) -> Iterator[Any]:
-    """Yields the layers of a model and of the models nested in it."""
+    """Yields the layers of a model and of the models nested in it, each model before its layers."""
     for layer in model.layers:
         yield layer
         if hasattr(layer, "layers"):
@@ -119,23 +121,24 @@ class Alpha(keras.layers.Layer):
     * `best`: best value of the monitored metric at this α, float32 (NaN: none seen yet).
 
     Args:
-        frozen: Names of the layers that were set untrainable for the time of the blending.
+        frozen: Names of the layers that `branch` has made untrainable; `merge` undoes that.
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, frozen: Sequence[str] = (), **kwargs: Any):
+        # In bfloat16 1 − 0.999 would be 0.
         kwargs.setdefault("dtype", "float32")
         super().__init__(autocast=False, **kwargs)
         self.frozen = tuple(frozen)
 
     def build(self, input_shape: Any) -> None:
         """Creates the state variables; `input_shape` is not used."""
-        self.alpha = self._state("alpha", "ones", "float32")
-        self.step = self._state("step", "zeros", "int32")
-        self.wait = self._state("wait", "zeros", "int32")
-        self.best = self._state("best", keras.initializers.Constant(float("nan")), "float32")
+        self.alpha = self._add_state("alpha", "ones", "float32")
+        self.step = self._add_state("step", "zeros", "int32")
+        self.wait = self._add_state("wait", "zeros", "int32")
+        self.best = self._add_state("best", keras.initializers.Constant(float("nan")), "float32")
 
-    def _state(self, name: str, initializer: Any, dtype: str) -> Any:
+    def _add_state(self, name: str, initializer: Any, dtype: str) -> Any:
         return self.add_weight(
             shape=(),
             initializer=initializer,
@@ -143,11 +146,13 @@ class Alpha(keras.layers.Layer):
             trainable=False,
             autocast=False,
             name=name,
+            # All replicas hold the same state: the mean or sum of an update would be another one.
             aggregation="only_first_replica",
         )
 
     def call(self, inputs: Any) -> Any:
         """Returns α as a float32 scalar; `inputs` only connects the layer to the graph."""
+        # The variable is read in every step: an assignment takes effect without tracing again.
         return ops.convert_to_tensor(self.alpha)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:

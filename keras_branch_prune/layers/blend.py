@@ -1,4 +1,4 @@
-"""The three layers that a branched model adds: `Alpha`, `AlphaBlend` and `ChannelMap`."""
+"""The layer that blends the original and the pruned branch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class AlphaBlend(keras.layers.Layer):
     """Computes `α·original + (1 − α)·pruned`.
 
     Takes `[alpha, original, pruned]`: a scalar and two tensors of one shape. `1 − α` is computed in
-    float32 whatever the compute dtype is. A tensor whose share is 0 does not count, whatever is in
-    it, so that an original branch that has diverged cannot reach the output at α = 0 (`0 · inf`
-    would be NaN); the gradients inside the branch are not guarded.
+    float32 whatever the compute dtype is. A tensor whose share is 0 adds exactly 0, even where it
+    is NaN or infinite (`0 · inf` would be NaN): at α = 0 an original branch that has diverged does
+    not reach the output. The gradients inside the branch are not guarded.
 
     Args:
-        stochastic: Whether training takes, for each batch, either the original tensor (with
-            probability α) or the pruned one, instead of the mean that inference takes. Every
-            blend draws for itself. At α = 1 and α = 0 nothing is left to chance.
+        stochastic: Whether training takes for each batch either the original tensor (with
+            probability α) or the pruned one, instead of their weighted mean, which inference
+            takes. Every blend draws for itself. At α = 1 and α = 0 the draw is certain.
         seed: Seed of the draws, an integer; None takes a random one.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -34,6 +34,7 @@ class AlphaBlend(keras.layers.Layer):
     """
 
     def __init__(self, stochastic: bool = False, seed: int | None = None, **kwargs: Any):
+        # Else Keras would cast α to the compute dtype before `call` sees it.
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
         self.stochastic, self.seed = check_stochastic(stochastic, seed)
@@ -47,6 +48,7 @@ class AlphaBlend(keras.layers.Layer):
         """Returns the blend of `inputs = [alpha, original, pruned]`, in their common dtype."""
         alpha, original, pruned = inputs
         if self._generator is not None and training:
+            # From [0, 1): always below α = 1, never below α = 0.
             draw = keras.random.uniform((), dtype="float32", seed=self._generator)
             alpha = ops.cast(draw < alpha, "float32")
         return ops.add(share_of(original, alpha), share_of(pruned, 1.0 - alpha))
@@ -71,7 +73,12 @@ def check_stochastic(stochastic: Any, seed: Any) -> tuple[bool, int | None]:
 
 
 def share_of(tensor: Any, share: Any) -> Any:
-    """Returns `share·tensor`, which is 0 at `share` = 0 even where the tensor is not finite."""
+    """Returns `share·tensor`, which is 0 at `share` = 0 even where the tensor is not finite.
+
+    Args:
+        tensor: A floating-point tensor.
+        share: A scalar ≥ 0.
+    """
     share = ops.cast(share, tensor.dtype)
     if keras.config.backend() == "tensorflow":
         # One pass over the tensor, forward and backward; a select would take another one each.

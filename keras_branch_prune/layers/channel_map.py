@@ -17,16 +17,16 @@ _MAP_WEIGHT = "keras_branch_prune_map"
 class ChannelMap(keras.layers.Layer):
     """A linear map along the channel axis: reduce (C → k) or expand (k → C).
 
-    A channel axis may consist of several blocks side by side, and a block may repeat for a number
-    of positions, as it does after `Flatten`: `(height, width, C)` flattened is one block of
-    `height·width` positions with C channels each. Every block has one kernel, shared by its
-    positions.
+    A channel axis may consist of several blocks side by side, as after a concatenation, and a block
+    may repeat for a number of positions, as after `Flatten`. Every block has one kernel, which its
+    positions share. Where 7 × 7 × 64 features are flattened and 10 others stand beside them, the
+    blocks `[(49, 64, 32), (1, 10, 5)]` halve the channels of both: 3,146 numbers become 1,573.
 
     Args:
         blocks: One `(positions, inputs, outputs)` per block: how often the block repeats, and its
             channels per position before and after the map.
         axis: The channel axis, counted with the batch dimension.
-        use_bias: Whether a bias is added, of a number for every channel at every position.
+        use_bias: Whether a bias is added: one number per output, not shared by positions.
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 
@@ -66,6 +66,7 @@ class ChannelMap(keras.layers.Layer):
         return x if last else ops.moveaxis(x, -1, self.axis)
 
     def _map_blocks(self, x: Any) -> Any:
+        # The usual map is a single product, without slices and a concatenation around it.
         if len(self.blocks) == 1 and self.blocks[0][0] == 1:
             return ops.matmul(x, self.kernels[0])
         ends = [0]
@@ -82,6 +83,7 @@ class ChannelMap(keras.layers.Layer):
     @staticmethod
     def _map_positions(x: Any, kernel: Any, block: tuple[int, int, int]) -> Any:
         positions, channels, outputs = block
+        # Not `x.shape`, in which open dimensions are None.
         leading = ops.shape(x)[:-1]
         x = ops.matmul(ops.reshape(x, (*leading, positions, channels)), kernel)
         return ops.reshape(x, (*leading, positions * outputs))

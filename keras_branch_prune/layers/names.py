@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 PACKAGE = "keras_branch_prune"
-"""Under which Keras knows the classes of this package; saved models are found by it."""
+"""The package that the classes are registered with; `.keras` files name it, so it must stay."""
 
 _NARROW = "__pruned"
-# A trailing number tells equal names apart; what follows a slash lies inside the layer.
+# As in "conv__pruned_1/kernel": a number tells equal names apart, after a slash comes the variable.
 _INSIDE_NARROW = re.compile(rf"{_NARROW}(_\d+)?(/|$)")
 
 

@@ -31,17 +31,16 @@ _OTHER_COLUMNS = 24
 class Explanation:
     """What can be pruned in a model, how far, and why the rest cannot; `print` it.
 
-    The floor is what the model costs with every prunable group at its smallest width, `floor` of
-    the group: no plan gets below it.
+    At the floor every prunable group has its smallest width: no plan makes the model smaller.
 
     Args:
         model_name: Name of the model.
         groups: All channel groups, in graph order.
         parameters: Number of weights.
         floor_parameters: Number of weights at the floor.
-        macs: Multiply-accumulates per sample, or `None` where they depend on an open dimension.
+        macs: Multiply-accumulates per sample, or `None` if they depend on an open dimension.
         floor_macs: Multiply-accumulates per sample at the floor, or `None` likewise.
-        uncounted: Names of layers that may multiply, and are missing in the MACs.
+        uncounted: Names of layers that may multiply and are not counted in the MACs.
     """
 
     model_name: str
@@ -58,7 +57,7 @@ class Explanation:
         return "\n".join([title, *self._cost_lines(), "", self._table(), *self._reason_lines()])
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns one flat dict per group: what a `pandas.DataFrame` is made from."""
+        """Returns one flat dict per group, e.g. for a `pandas.DataFrame`."""
         return [
             {
                 "group": group.name,
@@ -84,17 +83,18 @@ class Explanation:
         return json.dumps({**totals, "groups": self.records()}, indent=1)
 
     def _cost_lines(self) -> list[str]:
-        lines = [f"parameters: {_compare(self.parameters, self.floor_parameters)}"]
+        lines = [f"parameters: {_format_costs(self.parameters, self.floor_parameters)}"]
         if self.macs is None or self.floor_macs is None:
             lines.append("MACs: unknown, as the model leaves dimensions of its inputs open")
         else:
-            lines.append(f"MACs per sample: {_compare(self.macs, self.floor_macs)}")
+            lines.append(f"MACs per sample: {_format_costs(self.macs, self.floor_macs)}")
             if self.uncounted:
                 lines.append(f"not counted in the MACs: {_shorten(self.uncounted, _WIDTH - 25)}")
         return lines
 
     def _table(self) -> str:
         longest = max((len(group.name) for group in self.groups), default=0)
+        # Producers and consumers share what the other columns leave of a line.
         width = (_WIDTH - _OTHER_COLUMNS - min(longest, _NAME_WIDTH)) // 2
         rows = [
             (
@@ -109,6 +109,7 @@ class Explanation:
         return format_table(("group", "channels", "prunable", "producers", "exits to"), rows)
 
     def _reason_lines(self) -> list[str]:
+        # By reason, as most models have many groups that stay for the same one.
         names: dict[str, list[str]] = {}
         for group in self.groups:
             if group.reason is not None:
@@ -122,6 +123,11 @@ class Explanation:
 
 def explain(model: keras.Model) -> Explanation:
     """Tells for every channel group of a model whether it can be pruned, and why not.
+
+    Example:
+        >>> explanation = keras_branch_prune.explain(model)
+        >>> explanation.floor_parameters < explanation.parameters
+        True
 
     Args:
         model: A built functional or Sequential model; it is not changed.
@@ -137,7 +143,7 @@ def explain(model: keras.Model) -> Explanation:
     graph = canonical(model)
     analysis = analyse(graph)
     floor = narrowed_graph(analysis, smallest(analysis.groups))
-    costs, floor_costs = _costs(graph), _costs(floor)
+    costs, floor_costs = _count_costs(graph), _count_costs(floor)
     return Explanation(
         model_name=model.name,
         groups=analysis.groups,
@@ -149,20 +155,21 @@ def explain(model: keras.Model) -> Explanation:
     )
 
 
-def _costs(graph: Graph) -> Costs | None:
+def _count_costs(graph: Graph) -> Costs | None:
+    # Inputs with open dimensions: the rest can be explained without MACs.
     try:
         return graph_costs(graph)
     except ValueError:
         return None
 
 
-def _compare(whole: int, floor: int) -> str:
+def _format_costs(whole: int, floor: int) -> str:
     share = f" ({floor / whole:.1%})" if whole else ""
     return f"{whole:,}, at least {floor:,}{share}"
 
 
 def _shorten(names: Sequence[str], width: int) -> str:
-    """Returns the names, or the first of them and their number, in at most `width` characters."""
+    """Returns the names in at most `width` characters, such as "conv1, conv2, … (17)"."""
     text = ", ".join(names)
     if len(text) <= width:
         return text
@@ -178,6 +185,7 @@ def _shorten(names: Sequence[str], width: int) -> str:
 
 def _clip(name: str, width: int) -> str:
     """Returns the name, with its middle left out if it is longer than `width`."""
+    # The ends of names tell layers apart: "stage3_block2_conv1".
     if len(name) <= width:
         return name
     tail = (width - 1) // 2

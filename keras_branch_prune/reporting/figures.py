@@ -1,4 +1,4 @@
-"""What the pictures share: figures that need no window, and files that are written whole."""
+"""Figures that need no window, and files that are written whole: what all pictures need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def new_figure(width: float, height: float) -> Any:
         raise ImportError(
             "pictures need matplotlib: pip install keras_branch_prune[report]"
         ) from error
-    # A canvas of its own: `pyplot` would choose a backend for the whole process.
+    # Not by `pyplot`, which chooses a backend for the whole process and keeps every figure.
     empty = figure.Figure(figsize=(width, height), layout="constrained")
     return backend_agg.FigureCanvasAgg(empty).figure
 

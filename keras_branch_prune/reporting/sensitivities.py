@@ -1,4 +1,4 @@
-"""How much a model suffers when one channel group alone is narrowed."""
+"""Measures how much a model suffers if a single channel group is narrowed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keras_branch_prune.planning import WidthLimits
 from keras_branch_prune.saliency import Ranking, rank
 
 Metric = Callable[[keras.Model], float]
-"""Says how good a compact model is."""
+"""Takes a compact model and returns how good it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sensitivity:
         model_name: Name of the model.
         ratios: Shares of the channels that stay, ascending.
         groups: One entry per group, in the order of the model.
-        whole: The metric of the model as it is, if `groups` hold a metric; `None` for errors.
+        whole: The metric of the model itself; `None` if the values in `groups` are errors.
     """
 
     model_name: str
@@ -102,7 +102,7 @@ def sensitivity(
     residual: bool = True,
     seed: int = 0,
 ) -> Sensitivity:
-    """Returns how much a model suffers from each group, if it alone is narrowed.
+    """Returns for every group how much a model suffers if that group alone is narrowed.
 
     Example:
         >>> import keras, numpy as np
@@ -118,14 +118,14 @@ def sensitivity(
     Args:
         model: A built functional or Sequential model; it is not changed.
         calibration: Calibration data, as for `plan`.
-        widths: The shares of the channels that stay, in (0, 1); each group takes the nearest width
+        widths: The shares of the channels that stay, in (0, 1); a group takes the nearest width
             that it can have.
         saliency: Which channels stay, as for `plan`; by default "output_error".
         loss: A Keras loss or its name, for "taylor".
-        metric: Returns what counts, given a compact model in which one group is narrowed and
-            the maps around it are fitted to `calibration`, such as an accuracy. By default
-            nothing is run: by how much the output moves, to first order and relative to its mean
-            square, is known for all widths at once.
+        metric: Takes a compact model in which one group is narrowed, with the maps around it fitted
+            to `calibration`, and returns a number such as its accuracy. By default no such model is
+            made: the values are errors, the change of the output to first order and relative to its
+            mean square, which the ranking knows for all widths.
         include: Look only at the groups that match, see `plan`.
         exclude: Leave out the groups that match.
         scope: Look only at what belongs to the nested model of this name, or to several.
@@ -139,16 +139,16 @@ def sensitivity(
         TypeError: If `model` is not a Keras model, `metric` not a function, a selector neither text
             nor a function, or `calibration` has another structure than the inputs.
         ValueError: If an argument is out of range or matches no group, the model cannot be pruned,
-            or the calibration data does not fit, is not finite or too little.
+            or the calibration data does not fit, is not finite or has too few samples.
     """
-    ratios = _ratios(widths)
+    ratios = _check_ratios(widths)
     if metric is not None and not callable(metric):
         raise TypeError(f"`metric` must be a function. Received: {metric!r}")
     analysis = analyse_prunable(model)
     groups = in_scope(
         analysis.groups, include=include, exclude=exclude, scope=scope, residual=residual
     )
-    # A generator could not be read again for every compact model.
+    # Held in memory: the data may be a generator, and is read again for every compact model.
     batches = None if metric is None else list(read_batches(calibration, analysis.graph))
     data = calibration if batches is None else iter(batches)
     ranking = rank(analysis, groups, saliency or "output_error", data, loss, seed)
@@ -158,18 +158,18 @@ def sensitivity(
         kept = tuple(WidthLimits().nearest(group, ratio) for ratio in ratios)
         narrow = [width for width in kept if width < group.channels]
         ranking.check_samples({group.name: max(narrow, default=0)})
-        values = trial.metrics(group, kept) if trial else ranking.errors[group.name][list(kept)]
+        values = trial.measure(group, kept) if trial else ranking.errors[group.name][list(kept)]
         found.append(GroupSensitivity(group.name, group.channels, kept, tuple(map(float, values))))
     return Sensitivity(model.name, ratios, tuple(found), trial.whole if trial else None)
 
 
-def _ratios(widths: Sequence[float]) -> tuple[float, ...]:
+def _check_ratios(widths: Sequence[float]) -> tuple[float, ...]:
     require(len(widths) > 0, "widths", widths, "a sequence of numbers, not empty")
     return tuple(sorted({check_share("widths", ratio) for ratio in widths}))
 
 
 class _Trial:
-    """Narrows one group of a model after the other, and looks what a metric says."""
+    """Measures a metric of the compact models in which one group is narrowed."""
 
     def __init__(
         self,
@@ -186,17 +186,19 @@ class _Trial:
         self._metric = metric
         self.whole = float(metric(model))
 
-    def metrics(self, group: ChannelGroup, widths: Sequence[int]) -> list[float]:
-        """Returns the metric at some widths; at the full width, it is the model's own."""
+    def measure(self, group: ChannelGroup, widths: Sequence[int]) -> list[float]:
+        """Returns the metric at each of these widths; at the full width it is the model's own."""
         known = {group.channels: self.whole}
+        # Several ratios may mean one width: 0.25 and 0.5 of 2 channels are both 1.
         for width in set(widths) - known.keys():
-            known[width] = float(self._metric(self._compact(group, width)))
+            known[width] = float(self._metric(self._prune(group, width)))
         return [known[width] for width in widths]
 
-    def _compact(self, group: ChannelGroup, width: int) -> keras.Model:
+    def _prune(self, group: ChannelGroup, width: int) -> keras.Model:
         kept = self._ranking.kept(group.name, width)
         groups = (GroupPlan(group.name, group.channels, kept),)
         plan = PruningPlan(self._model.name, self._fingerprint, (), groups)
         branched = branch(self._model, plan, calibration=iter(self._batches))
         set_alpha(branched, 0)
+        # There is one such model per group and width: verifying each would take too long.
         return merge(branched, verify=False)

@@ -1,4 +1,4 @@
-"""How much a model suffers from each group, as a map of groups and widths."""
+"""Draws how much a model suffers from each group, as a map of groups and widths."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from keras_branch_prune.reporting.sensitivities import Sensitivity
 def plot_sensitivity(result: Sensitivity, path: str | os.PathLike[str]) -> Path:
     """Draws how much a model suffers from each group, as a map of groups and widths.
 
+    Example:
+        >>> result = keras_branch_prune.sensitivity(model, calibration=images)
+        >>> path = keras_branch_prune.plot_sensitivity(result, "sensitivity.png")
+
     Args:
-        result: What `sensitivity` returns; errors are coloured by their logarithm.
+        result: What `sensitivity` returns. Errors are coloured by their logarithm, a metric by its
+            value; every cell also holds its number.
         path: The picture to write; its suffix (`.png`, `.svg`, …) decides the format.
 
     Returns:
@@ -39,13 +44,14 @@ def _draw_cells(axes: Any, result: Sensitivity, colors: Any) -> Any:
     values = [list(group.values) for group in result.groups]
     options: dict[str, Any] = {}
     if result.whole is None:
-        # Where there is no error, there is no logarithm.
+        # An error of 0 has no logarithm: it takes the colour of the smallest other one.
         shown = [value for row in values for value in row if value > 0] or [1.0]
         options = {"norm": "log", "vmin": min(shown), "vmax": max(shown)}
         values = [[max(value, min(shown)) for value in row] for row in values]
     cells = axes.imshow(values, cmap=colors, aspect="auto", **options)
     for y, group in enumerate(result.groups):
         for x, value in enumerate(group.values):
+            # Black on viridis' yellow, white on its blue.
             bright = cells.norm(values[y][x]) > 0.6
             look = {"ha": "center", "va": "center", "fontsize": 6}
             axes.text(x, y, f"{value:.2g}", color="black" if bright else "white", **look)

@@ -1,4 +1,4 @@
-"""Measured speed-ups against what the MACs promise."""
+"""Draws measured speed-ups against the ratios of MACs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from keras_branch_prune.benchmarking import BenchmarkResult, Timing
 from keras_branch_prune.reporting.figures import new_figure, save_figure
 
 _STEP = 1.025
-"""Factor between backends that stand side by side around one ratio of MACs."""
+"""Factor on the ratio of MACs by which the points of two backends stand apart."""
 
 
 def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
-    """Draws the measured speed-up of every variant against what its MACs promise.
+    """Draws the measured speed-up of every variant against its ratio of MACs.
 
-    There is one panel per batch size, device and number of threads; the backends in it differ by
-    colour and marker, and stand side by side around the variant's ratio of MACs. Bars are
-    confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`. On the diagonal, halving
-    the MACs halves the latency.
+    There is one panel per batch size, device and number of threads. The horizontal axis is the MACs
+    of the first variant divided by those of the variant, the vertical one its speed-up; both are
+    logarithmic. On the grey diagonal the speed-up equals the ratio: a quarter of the MACs takes a
+    quarter of the time. Points below it are slower than their MACs promise, as is usual where
+    memory or overhead decides.
+
+    Backends differ by colour and marker. Those of one variant are drawn side by side around its
+    ratio, at most a few per cent apart, so that their bars do not hide each other. Bars are
+    confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`.
+
+    Example:
+        >>> models = {"original": model, "pruned": compact}  # doctest: +SKIP
+        >>> result = keras_branch_prune.benchmark(models)  # doctest: +SKIP
+        >>> path = keras_branch_prune.plot_speedup(result, "speedup.png")  # doctest: +SKIP
 
     Args:
         result: What `benchmark` returns, with two variants or more whose MACs are known.
@@ -31,7 +41,7 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ImportError: If matplotlib is not installed (`pip install keras_branch_prune[report]`).
-        ValueError: If there are no two variants with known MACs, the first among them.
+        ValueError: If the MACs of the first variant, or of all others, are not known.
     """
     points = _speedup_points(result)
     if not points:
@@ -71,6 +81,7 @@ class _Speedup(NamedTuple):
 
 def _speedup_points(result: BenchmarkResult) -> list[_Speedup]:
     points = []
+    # The first variant is what all others are compared with.
     for name in [variant.name for variant in result.variants[1:]]:
         ratio = result.macs_ratio(name)
         for x in result.variant(name).timings if ratio else ():
@@ -87,7 +98,7 @@ def _draw_speedups(axes: Any, points: Sequence[_Speedup], backends: Sequence[str
 
     for index, backend in enumerate(backends):
         own = [x for x in points if x.timing.backend == backend]
-        # Side by side, or the bars of all backends would hide each other.
+        # Centred on the ratio: with three backends at 1/1.025, 1 and 1.025 times it.
         ratios = [x.macs_ratio * _STEP ** (index - (len(backends) - 1) / 2) for x in own]
         lows = [x.speedup - x.interval[0] for x in own]
         highs = [x.interval[1] - x.speedup for x in own]

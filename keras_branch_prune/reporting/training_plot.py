@@ -1,4 +1,4 @@
-"""A metric over the epochs of a pruning run, coloured by α."""
+"""Draws a metric over the epochs of a pruning run, coloured by α."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ def plot_training(
 ) -> Path:
     """Draws a metric over all epochs of a pruning run, coloured by α.
 
+    Example:
+        >>> blend = [{"accuracy": 0.8, "alpha": 1.0}, {"accuracy": 0.9, "alpha": 0.5}]
+        >>> stages = {"blend": blend, "finetune": [{"accuracy": 0.95}]}
+        >>> path = keras_branch_prune.plot_training(stages, "training.png")
+
     Args:
-        stages: Stage name → the logs of its epochs (see `EpochBackup.history`), one after another.
-            The background of an epoch that logs `alpha` has the colour of its α.
+        stages: Stage name → the logs of its epochs, as in `EpochBackup.history`; the stages are
+            drawn one after another. The background of an epoch that logs `alpha` has the colour of
+            its α.
         path: The picture to write; its suffix (`.png`, `.svg`, …) decides the format.
-        metric: Which metric; `val_` + `metric` is drawn too where it was logged.
+        metric: Name of the metric; that of validation, `val_…`, is drawn too where it was logged.
 
     Returns:
         The path of the picture.
@@ -45,7 +51,7 @@ def plot_training(
 
 
 def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colors: Any) -> None:
-    """Fills the background of every run of epochs with one α, and writes α at its foot."""
+    """Fills the background of neighbouring epochs of one α, and writes the α at the top."""
     rows = [row for stage in stages.values() for row in stage]
     start = 0
     for end in range(1, len(rows) + 1):
@@ -54,6 +60,7 @@ def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colors: Any) -> None:
             continue
         if alpha is not None:
             axes.axvspan(start + 0.5, end + 0.5, color=colors(alpha), alpha=0.35, linewidth=0)
+            # "α = " only on the first of a row of labels, which may stand close together.
             first = start == 0 or "alpha" not in rows[start - 1]
             label = f"α = {alpha:.2g}" if first else f"{alpha:.2g}"
             place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
@@ -63,6 +70,7 @@ def _shade_alphas(axes: Any, stages: Mapping[str, Rows], colors: Any) -> None:
 
 def _draw_curves(axes: Any, stages: Mapping[str, Rows], metric: str) -> None:
     for name, label, style in ((metric, "training", "--"), (f"val_{metric}", "validation", "-")):
+        # NaN leaves a gap, where an epoch had no validation.
         values = [row.get(name, float("nan")) for rows in stages.values() for row in rows]
         epochs = range(1, len(values) + 1)
         look = {"color": "black", "marker": ".", "markersize": 4, "linewidth": 1}

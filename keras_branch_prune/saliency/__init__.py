@@ -1,4 +1,4 @@
-"""Which channels are worth most."""
+"""Says which channels of a group are worth most."""
 
 from keras_branch_prune.saliency.criteria import SALIENCIES, GroupData, register_saliency
 from keras_branch_prune.saliency.ranking import Ranking, rank

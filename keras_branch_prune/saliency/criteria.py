@@ -1,4 +1,4 @@
-"""Criteria that say which channels of a group to keep: the higher the score, the more worth it."""
+"""Criteria that score the channels of a group; those with the highest scores are kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from keras_branch_prune.channels import ChannelRun
 from keras_branch_prune.common import require_choice
 from keras_branch_prune.rules import output_kernel
 from keras_branch_prune.saliency.features import GroupFeatures
-from keras_branch_prune.saliency.pivoting import pivots
+from keras_branch_prune.saliency.pivoting import pivot_channels
 
 NEEDS = ("weights", "calibration", "loss")
-"""What a criterion may need: each includes those before it."""
+"""What a criterion may need; "calibration" includes the weights, "loss" includes both."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,10 +23,11 @@ class GroupData:
 
     Args:
         channels: Number of channels of the group.
-        runs: The channels as every producer makes them.
-        gammas: Scales of the BatchNormalization layers of the group, each of shape `(channels,)`.
+        runs: For every layer that produces the group, which of its output channels these are.
+        gammas: Absolute scales of the BatchNormalization layers of the group, each of shape
+            `(channels,)`.
         rng: For random choices.
-        features: What calibration data says, if there is any.
+        features: Sums over the features of calibration data; `None` without such data.
     """
 
     channels: int
@@ -41,12 +42,14 @@ class GroupData:
         for run in self.runs:
             assert run.unit is not None
             kernel = output_kernel(run.unit)
+            # 392 outputs of a Dense layer that are reshaped to 7 × 7 × 8 become, for each of its
+            # inputs, 49 rows of 8 channels.
             kernel = kernel.reshape(len(kernel) * run.positions, -1)[:, run.start : run.stop]
             kernels.append(kernel.astype(np.float64))
         return kernels
 
     def seen(self) -> GroupFeatures:
-        """Returns the features of a criterion that needs calibration data."""
+        """Returns `features`, which a criterion has that is registered as needing calibration."""
         assert self.features is not None
         return self.features
 
@@ -57,10 +60,10 @@ Saliency = Callable[[GroupData], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """A criterion in the table.
+    """A row of the table of criteria.
 
     Args:
-        score: The function.
+        score: Maps a `GroupData` to one score per channel.
         needs: What it needs, one of `NEEDS`.
     """
 
@@ -94,12 +97,13 @@ def batch_norm(group: GroupData) -> np.ndarray:
 
 
 def fpgm(group: GroupData) -> np.ndarray:
-    """Distance of each kernel to all others: those near the geometric median go (He et al., 2019).
+    """Sum of a kernel's distances to all others, averaged over the producers (He et al., 2019).
 
-    Averaged over the producers.
+    Channels near the geometric median, which the others can replace best, score lowest.
     """
     scores = []
     for kernel in group.kernels():
+        # |a − b|² = |a|² + |b|² − 2·a·b, which rounding may take below 0.
         products = kernel.T @ kernel
         squares = np.diag(products)
         distances = squares[:, None] + squares[None] - 2 * products
@@ -118,32 +122,33 @@ def energy(group: GroupData) -> np.ndarray:
 
 
 def taylor(group: GroupData) -> np.ndarray:
-    """First-order change of the loss if the channel were zero (Molchanov et al., 2017)."""
+    """Size of the loss' first-order change if the channel were zero (Molchanov et al., 2017)."""
     return group.seen().taylor
 
 
 def interpolative(group: GroupData) -> np.ndarray:
     """Column-pivoted QR of the features (Chee et al., 2022), an interpolative decomposition.
 
-    The channel of the largest norm is kept; what it explains is taken out of all others; and so on.
+    The channel of the largest norm comes first; what it explains linearly is taken out of all
+    others; the largest of what is left comes next, and so on.
     """
-    order, _ = pivots(group.seen().products)
-    return _ranks(order)
+    order, _ = pivot_channels(group.seen().products)
+    return _scores_of_order(order)
 
 
 def output_error(group: GroupData) -> np.ndarray:
-    """Greedy selection by what it does to the model's output.
+    """Greedy forward selection by the error at the model's output.
 
-    Like `interpolative`, but each time that channel is kept which lowers most how far the output
-    moves, to first order, if the others are fitted from the kept ones (see `features.py`). Greedy
-    forward selection with least squares; ThiNet (Luo et al., 2017) measures behind the next layer.
+    Like `interpolative`, but every step takes the channel that lowers the error at the output most,
+    to first order, if all other channels are fitted by least squares from those taken (see
+    `features.py`). ThiNet (Luo et al., 2017) does so with the error behind the next layer.
     """
-    order, _ = pivots(group.seen().products, group.seen().sensitivity)
-    return _ranks(order)
+    order, _ = pivot_channels(group.seen().products, group.seen().sensitivity)
+    return _scores_of_order(order)
 
 
-def _ranks(order: np.ndarray) -> np.ndarray:
-    """Returns scores that fall in the order given."""
+def _scores_of_order(order: np.ndarray) -> np.ndarray:
+    """Returns scores that put the channels into this order."""
     scores = np.empty(len(order))
     scores[order] = np.arange(len(order), 0, -1)
     return scores
@@ -166,10 +171,13 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     """Registers a criterion of your own, or replaces a built-in one.
 
     Example:
-        >>> register_saliency("max", lambda group: np.max(np.abs(group.kernels()[0]), axis=0))
+        >>> def largest(group):
+        ...     return np.max(np.abs(group.kernels()[0]), axis=0)
+        >>> keras_branch_prune.register_saliency("largest", largest)
+        >>> plan = keras_branch_prune.plan(model, width=0.5, saliency="largest")
 
     Args:
-        name: What `plan` knows it by.
+        name: The name by which `plan(saliency=…)` finds it.
         score: Maps a `GroupData` to one score per channel, shape `(channels,)`; the highest stay.
         needs: "weights"; "calibration", if it looks at `group.features`; or "loss", if it looks at
             `group.features.taylor`.
@@ -185,7 +193,7 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
 
 
 def channel_scores(name: str, group: GroupData) -> np.ndarray:
-    """Returns the scores of a criterion, checked.
+    """Returns the scores of a criterion, float64 of shape `(channels,)`.
 
     Raises:
         ValueError: If they have another shape, or are not finite.
@@ -200,7 +208,7 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
 
 
 def keeping_order(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
-    """Returns the channels in the order in which they are kept; the earlier wins a tie.
+    """Returns the channels, the most valuable first; of equal ones, the lower number first.
 
     Args:
         scores: One score per channel.

@@ -1,11 +1,11 @@
-"""What calibration data says about the channels of a group, summed up batch by batch.
+"""Runs calibration data through a model and sums up what the channels of its groups do.
 
-The features of a group are what linear layers read of it: the tensors at its exits, behind
-BatchNormalization, activation and pooling. A channel that stands several times in a tensor
-(positions of `Flatten`, depth multipliers, the members of an attention head) counts as several
-samples.
+The features f of a group are what linear layers read of it: the tensors at its exits, behind
+BatchNormalization, activation and pooling. They are held as rows, one column per channel. A
+`(32, 7, 7, 64)` tensor gives 32·49 rows of 64; a channel that stands several times in a tensor
+(positions of `Flatten`, depth multipliers, an attention head) gives a row for each.
 
-How much an error δ in the features moves the model's output y is known to first order from the
+How far an error δ in the features moves the model's output y is estimated to first order from the
 gradients ∂(v·y)/∂f, with random signs v: on average over v, `(δ · ∂(v·y)/∂f)²` is |δ · ∂y/∂f|²
 (Hutchinson's estimator). No labels are needed, and errors of all groups can be compared.
 """
@@ -28,15 +28,17 @@ from keras_branch_prune.saliency.gradients import BatchGradients, Gradients
 
 @dataclasses.dataclass(eq=False)
 class GroupFeatures:
-    """Sums over the features f, `(samples, channels)`, of a group at all its exits.
+    """Sums over the features f, `(rows, channels)`, of a group at all its exits.
 
     Args:
-        products: `fᵀ·f`, of shape `(channels, channels)`, float64, per position; every exit is
-            scaled to mean square 1 in its first batch and counts as much as the others.
-        sensitivity: `gᵀ·g` of the gradients g of the output at the features, scaled so that
-            `trace(sensitivity · δᵀδ)` is by how much errors δ of that scale move the output,
-            relative to its mean square.
-        taylor: By channel, `|Σ f · ∂loss/∂f|` per sample, summed up; zeros without loss.
+        products: `fᵀ·f`, of shape `(channels, channels)`, float64, averaged over the samples and
+            the positions of each. Every exit is scaled to a mean square of 1 in its first batch, so
+            that all exits count alike.
+        sensitivity: `gᵀ·g` of the output's gradients g at the features, of the same shape, scaled
+            so that errors in the features whose products are X, averaged and scaled likewise, move
+            the output by `trace(sensitivity · X)` of its mean square.
+        taylor: `|Σ f · ∂loss/∂f|` per channel, the inner sum over the positions of a sample, the
+            outer over the samples; shape `(channels,)`, zeros without a loss.
         rows: Number of rows of f at the exit that has most.
     """
 
@@ -51,9 +53,9 @@ class Features:
     """The features of several groups.
 
     Args:
-        groups: By name of the group.
+        groups: Name of the group → its sums.
         samples: Number of calibration samples.
-        digest: Hash of the calibration inputs.
+        digest: The first 16 hexadecimal digits of the inputs' SHA-256.
     """
 
     groups: dict[str, GroupFeatures]
@@ -91,19 +93,20 @@ def measure_features(
         exits.add(result)
     for group in exits.groups.values():
         group.products /= samples
+        # An output that is 0 throughout does not move either.
         group.sensitivity /= energy or 1.0
     return Features(exits.groups, samples, digest.hexdigest()[:16])
 
 
 @dataclasses.dataclass(eq=False)
 class _Place:
-    """Where a group stands in a tensor.
+    """The channels of one group in one tensor.
 
     Args:
         group: Name of the group.
         axis: The channel axis.
-        columns: Places along that axis, of shape `(copies, channels)`.
-        scale: What the features are multiplied with; 0 before the first batch.
+        columns: Indices along that axis, of shape `(copies, channels)`: 49 copies behind `Flatten`.
+        scale: Factor on the products of the features; 0 before the first batch.
     """
 
     group: str
@@ -112,14 +115,14 @@ class _Place:
     scale: float = 0.0
 
     def rows(self, array: np.ndarray) -> np.ndarray:
-        """Returns what a batch of the tensor holds, as `(batch, rows, channels)`, float32."""
+        """Returns the group's part of a batch of the tensor, `(batch, rows, channels)`, float32."""
         along = np.moveaxis(array, self.axis, -1)[..., self.columns]
         rows = along.reshape(len(array), -1, self.columns.shape[1])
         return rows.astype(np.float32, copy=False)
 
 
 class _Exits:
-    """Sums up the features of groups over batches of the tensors that hold them."""
+    """Sums up the features of groups, batch by batch, at all tensors that hold them."""
 
     def __init__(self, analysis: Analysis, names: Collection[str]):
         sizes = {group.name: group.channels for group in analysis.groups if group.name in names}
@@ -137,7 +140,7 @@ class _Exits:
 
     @property
     def values(self) -> list[Value]:
-        """The tensors to look at."""
+        """The tensors whose features and gradients `add` expects, in this order."""
         return list(self._places)
 
     def add(self, batch: BatchGradients) -> None:
@@ -147,6 +150,7 @@ class _Exits:
             for place in places:
                 rows = place.rows(batch.features[index])
                 self._add_products(place, rows, place.rows(batch.output_gradients[index]))
+                # First the sum over a sample's positions, then the size: a channel acts as a whole.
                 if batch.loss_gradients:
                     effects = (rows * place.rows(batch.loss_gradients[index])).sum(axis=1)
                     self.groups[place.group].taylor += np.abs(effects).sum(axis=0)
@@ -157,7 +161,7 @@ class _Exits:
     def _add_products(self, place: _Place, features: np.ndarray, gradients: np.ndarray) -> None:
         group, positions = self.groups[place.group], features.shape[1]
         features, gradients = (x.reshape(-1, x.shape[-1]) for x in (features, gradients))
-        # The first batch says how large the features of this exit are.
+        # The first batch decides the scale, as all batches must be weighed alike.
         place.scale = place.scale or 1 / max(float(np.square(features).mean()), 1e-30)
         group.products += place.scale / positions * (features.T @ features)
         group.sensitivity += (gradients.T @ gradients) / place.scale

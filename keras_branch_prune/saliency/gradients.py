@@ -19,12 +19,12 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchGradients:
-    """The features of one batch at all exits, the gradients there, and |y|² of the outputs.
+    """The features of one batch at all exits, and the gradients there.
 
     Args:
         features: One array per exit.
-        output_gradients: Gradients of the outputs with random signs.
-        loss_gradients: Gradients of the loss, if there is one.
+        output_gradients: Gradients of the sum of all outputs with random signs, one per exit.
+        loss_gradients: Gradients of the loss, one per exit; empty without a loss.
         energy: Sum of the squared outputs.
     """
 
@@ -35,7 +35,14 @@ class BatchGradients:
 
 
 class Gradients:
-    """Runs a model and returns what is at the exits, and the gradients there."""
+    """Runs a model on batches and differentiates at tensors inside it.
+
+    Args:
+        graph: The canonical graph of the model.
+        exits: The tensors.
+        loss: A Keras loss or its name, or `None`.
+        seed: Seed of the random signs.
+    """
 
     def __init__(self, graph: Graph, exits: Sequence[Value], loss: Any, seed: int):
         self._graph = graph
@@ -46,7 +53,15 @@ class Gradients:
         self._traced: Callable[..., tuple] | None = None
 
     def __call__(self, inputs: Sequence[np.ndarray], targets: Any) -> BatchGradients:
-        """Returns the features and gradients of one batch."""
+        """Returns the features and gradients of one batch.
+
+        Args:
+            inputs: The inputs, flat, in the order of the graph's `input_values`.
+            targets: The targets in the structure of the outputs; `None` without a loss.
+
+        Raises:
+            ValueError: If there is a loss and targets are missing.
+        """
         if self._loss is not None and targets is None:
             raise ValueError(
                 "`calibration` must be (inputs, targets), or batches of them, where a criterion "
@@ -60,11 +75,16 @@ class Gradients:
             self._traced = self._trace(tensors)
         features, output_gradients, loss_gradients, energy = self._traced(*tensors)
         return BatchGradients(
-            _arrays(features), _arrays(output_gradients), _arrays(loss_gradients), float(energy)
+            _to_numpy(features),
+            _to_numpy(output_gradients),
+            _to_numpy(loss_gradients),
+            float(energy),
         )
 
     def _trace(self, tensors: Sequence[Any]) -> Callable[..., tuple]:
         """Returns the function for batches of any size, of tensors like these."""
+        # The specs leave the sizes open that the model leaves open: a smaller last batch is not
+        # traced again.
         shapes = [value.shape for value in self._graph.input_values]
         seeds, *targets = (x.shape for x in tensors[len(shapes) :])
         shapes += [seeds, *((None, *shape[1:]) for shape in targets)]
@@ -76,7 +96,9 @@ class Gradients:
         arrays, seeds, targets = tensors[:count], tensors[count], tensors[count + 1 :]
         by_value = dict(zip(self._graph.input_values, arrays, strict=True))
         inputs = tree.map_structure(by_value.__getitem__, self._graph.inputs)
+        # Persistent, as it is asked twice: by the outputs and by the loss.
         with tf.GradientTape(persistent=True) as tape:
+            # Without trainable weights nothing else would make the tape record.
             tape.watch([x for x in arrays if x.dtype.is_floating])
             results = self._model(inputs, training=False)
             outputs = tree.flatten(results["outputs"])
@@ -91,7 +113,7 @@ class Gradients:
         return exits, output_gradients, loss_gradients, energy
 
     def _sum_of_losses(self, targets: Sequence[Any], outputs: Sequence[Any]) -> Any:
-        """Returns the sum over samples, so that every gradient is that of a sample's own loss."""
+        """Returns the losses' sum over samples: each row's gradient is that of its own loss."""
         assert self._loss is not None
         if len(targets) != len(outputs):
             raise ValueError(
@@ -103,11 +125,11 @@ class Gradients:
         return samples * tf.add_n([tf.reduce_mean(tf.cast(x, tf.float32)) for x in losses])
 
 
-def _arrays(tensors: Sequence[Any]) -> list[np.ndarray]:
+def _to_numpy(tensors: Sequence[Any]) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in tensors]
 
 
 def _with_random_signs(tensor: Any, seed: Any) -> Any:
-    """Returns the sum of a tensor whose numbers have been given random signs."""
+    """Returns v·y for a tensor y and signs v, which the seed alone decides; a float32 scalar."""
     draws = tf.random.stateless_uniform(tf.shape(tensor), [seed, 0])
     return tf.reduce_sum(tf.cast(tensor, tf.float32) * tf.where(draws < 0.5, -1.0, 1.0))

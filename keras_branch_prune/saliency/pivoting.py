@@ -5,25 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 
-def pivots(
+def pivot_channels(
     products: np.ndarray,
     sensitivity: np.ndarray | None = None,
     order: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes channels one by one and what they explain linearly out of all others.
+    """Takes channels one by one, and out of all others what the channel taken explains linearly.
 
     This is a pivoted Cholesky decomposition of `products`, and so a column-pivoted QR of the
     features.
 
     Args:
         products: `featuresᵀ · features`, of shape `(channels, channels)`.
-        sensitivity: What an error in the features costs: a remainder with the products X costs
-            `trace(sensitivity · X)`, and the channel that lowers this most is taken. Without it, a
-            remainder costs `trace(X)`, and the channel with the largest remainder is taken.
+        sensitivity: What errors in the features cost, of the same shape. What the channels taken do
+            not explain has products X and costs `trace(sensitivity · X)`; each step takes the
+            channel that lowers this most. Without it, X costs `trace(X)`, and each step takes the
+            channel of which most is left.
         order: Takes the channels in this order instead.
 
     Returns:
-        The order, and the cost after 0, 1, … channels, of shape `(channels + 1,)`.
+        The channels in the order taken, and the cost after 0, 1, … of them, of shape
+        `(channels + 1,)`, never rising.
+
+    Example:
+        >>> features = np.array([[3.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> order, costs = pivot_channels(features.T @ features)
+        >>> order.tolist(), costs.tolist()
+        ([0, 2, 1], [19.0, 1.0, 0.0, 0.0])
     """
     # Outputs may move so little that single precision would not see it.
     unit = 1.0 if sensitivity is None else float(np.abs(sensitivity).max(initial=0.0)) or 1.0
@@ -40,10 +48,11 @@ def pivots(
 
 
 class _Remainder:
-    """What is left of the features when some channels are taken out.
+    """What the channels taken so far leave of the others' products: X = G − LᵀL.
 
-    The remainder G − LᵀL is never formed: it is known by its diagonal, and by what taking each
-    channel would save. In float32, which is faster and fine enough.
+    X itself, `(channels, channels)`, is never formed: its diagonal and the rows of L are enough,
+    and, with a sensitivity, what taking each channel would save. The matrices are float32, which is
+    faster and exact enough; the sums are float64.
     """
 
     def __init__(self, products: np.ndarray, sensitivity: np.ndarray | None):

@@ -1,4 +1,4 @@
-"""In which order the channels of a group are worth keeping, and what keeping fewer costs."""
+"""Ranks the channels of groups by a criterion, and says what keeping fewer of them costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_branch_prune.saliency.criteria import (
     keeping_order,
 )
 from keras_branch_prune.saliency.features import Features, GroupFeatures, measure_features
-from keras_branch_prune.saliency.pivoting import pivots
+from keras_branch_prune.saliency.pivoting import pivot_channels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,12 +26,13 @@ class Ranking:
     """The channels of several groups, ranked.
 
     Args:
-        orders: Group name → its channels, those most worth keeping first.
-        errors: Group name → the error if k channels are kept, for k = 0 … channels; never rising.
-            With calibration data: by how much the model's output moves, to first order, relative to
-            its mean square, if the others are fitted from those kept. Without: the squared scores
-            that are lost, relative to those that are kept.
-        features: What calibration data said, if there is any.
+        orders: Group name → its channels, the most valuable first.
+        errors: Group name → the error if the first k channels are kept, for k = 0 … channels, of
+            shape `(channels + 1,)`; never rising. With calibration data it is the change of the
+            model's output, to first order and relative to its mean square, if the other channels
+            are fitted from those kept. Without, it is the sum of the squared scores that are lost,
+            divided by that of the scores that are kept.
+        features: Sums over the features of calibration data; `None` without such data.
     """
 
     orders: Mapping[str, np.ndarray]
@@ -79,17 +80,22 @@ def rank(
         loss: A Keras loss, where the criterion needs one.
         seed: Seed of random choices.
 
+    Returns:
+        An order and an error curve for each of `groups`.
+
     Raises:
         TypeError: If `calibration` has another structure than the model's inputs.
-        ValueError: If something is missing that the criterion needs, or does not fit.
+        ValueError: If the criterion is unknown, needs data or a loss that is not given, or the data
+            does not fit.
     """
-    _check(saliency, calibration, loss, seed)
+    _check_needs(saliency, calibration, loss, seed)
+    # A loss that the criterion does not need asks for no targets.
     loss = loss if SALIENCIES[saliency].needs == "loss" else None
     names = [group.name for group in groups]
     features = None
     if calibration is not None:
         features = measure_features(analysis, names, calibration, loss, seed)
-    gammas, rng = _gammas(analysis), np.random.default_rng(seed)
+    gammas, rng = _collect_gammas(analysis), np.random.default_rng(seed)
     orders, errors = {}, {}
     for group in groups:
         seen = features.groups[group.name] if features else None
@@ -104,10 +110,10 @@ def rank(
 def _errors(seen: GroupFeatures | None, scores: np.ndarray, order: np.ndarray) -> np.ndarray:
     if seen is None:
         return _lost_scores(scores[order])
-    return pivots(seen.products, seen.sensitivity, order)[1]
+    return pivot_channels(seen.products, seen.sensitivity, order)[1]
 
 
-def _check(saliency: str, calibration: Any, loss: Any, seed: Any) -> None:
+def _check_needs(saliency: str, calibration: Any, loss: Any, seed: Any) -> None:
     require_integer("seed", seed, at_least=0)
     require_choice("saliency", saliency, sorted(SALIENCIES))
     needs = SALIENCIES[saliency].needs
@@ -117,7 +123,7 @@ def _check(saliency: str, calibration: Any, loss: Any, seed: Any) -> None:
         raise ValueError(f"`loss` must be given for saliency={saliency!r}. Received: None")
 
 
-def _gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
+def _collect_gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
     """Returns the scales of the BatchNormalization layers of every group."""
     found: dict[str, list[np.ndarray]] = {}
     norms = {
@@ -128,7 +134,7 @@ def _gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
     for unit, value in norms.items():
         layout = analysis.layouts.get(value)
         axis = unit.config["axis"] % len(value.shape)
-        # Where the axes differ, the channels are not what is normalized.
+        # A BatchNormalization along another axis has no scale per channel.
         if layout is None or layout.axis != axis:
             continue
         for name in layout.groups():
@@ -138,7 +144,8 @@ def _gammas(analysis: Analysis) -> dict[str, list[np.ndarray]]:
 
 
 def _lost_scores(scores: np.ndarray) -> np.ndarray:
-    """Returns the squared scores that are lost, relative to those kept; keeping none is worst."""
+    """Returns Σ lost² / Σ kept² after 0, 1, … channels, of scores in the order of keeping."""
     kept = np.cumsum(np.square(scores, dtype=np.float64))
     errors = (kept[-1] - kept) / np.maximum(kept, np.finfo(np.float32).tiny)
+    # Keeping none would be a division by 0: a finite number that is worse than keeping one.
     return np.maximum.accumulate([0.0, *errors[-2::-1], 2 * errors[0] + 1])[::-1]

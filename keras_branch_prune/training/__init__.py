@@ -1,4 +1,4 @@
-"""Makes any `fit` safe, resumable and better."""
+"""Makes any `fit` safe, resumable and better: callbacks, an optimizer, training with a teacher."""
 
 from keras_branch_prune.training.backup import EpochBackup
 from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, reestimate_batch_norm

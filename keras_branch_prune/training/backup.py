@@ -28,9 +28,9 @@ class EpochBackup(keras.callbacks.Callback):
 
     Unlike `keras.callbacks.BackupAndRestore`, a backup is one file whose name holds the number of
     epochs done, put in place atomically: whenever the process is killed, the folder holds one whole
-    backup, and no epoch is lost or trained twice but the one under way. What the callbacks that
-    follow a schedule of α know is in the weights. Others, such as `AlphaBacktracking`, hold more;
-    name them as `callbacks`. Put this callback after all of them.
+    backup, and only the epoch under way is trained again. The state of callbacks that follow a
+    schedule of α is saved with the weights. Others, such as `AlphaBacktracking`, hold more; name
+    them as `callbacks`. Put this callback after all of them.
 
     An epoch that ends with a NaN or infinite loss or trainable weight is not backed up: the last
     good backup stays, and a resumed run trains that epoch again. Its logs are kept.
@@ -41,16 +41,21 @@ class EpochBackup(keras.callbacks.Callback):
     Args:
         folder: Where the backup is kept. It is not removed when training ends.
         callbacks: Callbacks of the same `fit`. The state of those with `get_state` and `set_state`
-            is saved beside the weights and restored; others are passed over. Keras' own callbacks
-            have neither and begin anew.
+            is saved beside the weights and restored; others are ignored. Keras' own callbacks have
+            neither method and begin anew.
 
     Raises:
         ValueError: If something else than callbacks is given.
 
     Example:
         >>> backup = keras_branch_prune.EpochBackup("output/backup")
-        >>> branched.fit(train, epochs=20, initial_epoch=backup.restore(branched),
-        ...              callbacks=[keras_branch_prune.AlphaStepDecay(0.1), backup])
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> callbacks = [keras_branch_prune.AlphaStepDecay(0.5), backup]
+        >>> done = backup.restore(branched)
+        >>> history = branched.fit(
+        ...     images, labels, epochs=2, initial_epoch=done, callbacks=callbacks, verbose=0)
+        >>> backup.restore(branched)
+        2
     """
 
     def __init__(
@@ -87,16 +92,18 @@ class EpochBackup(keras.callbacks.Callback):
         epochs = self._epochs_done()
         if epochs:
             if self._stateful:
+                # Before the weights, so that a refusal leaves the model as it was.
                 self._restore_callbacks(self.folder / _STATES.format(epochs))
             build_optimizer(model)
             model.load_weights(self.folder / _WEIGHTS.format(epochs))
         return epochs
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves history and callbacks, then the weights, whose name makes the epoch count."""
+        """Saves history and callbacks, then the weights: the epoch is done once these are there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         logs = logs or {}
         row = {"epoch": epoch, **{name: float(value) for name, value in logs.items()}}
+        # Rows of an epoch that is trained again are dropped.
         with atomic_write(self.folder / _HISTORY) as temporary:
             temporary.write_text(json.dumps([*self._rows_before(epoch), row]), encoding="utf-8")
         if has_diverged(self.model, logs):
@@ -105,6 +112,7 @@ class EpochBackup(keras.callbacks.Callback):
             write_states(self.folder / _STATES.format(epoch + 1), self._stateful)
         with atomic_write(self.folder / _WEIGHTS.format(epoch + 1)) as temporary:
             self.model.save_weights(temporary)
+        # Old files go last: a kill before leaves two backups, of which the newer counts.
         for pattern in (_WEIGHTS_PATTERN, _STATES_PATTERN):
             for number, path in self._files(pattern).items():
                 if number != epoch + 1:

@@ -1,4 +1,4 @@
-"""BatchNormalization statistics that fit the weights and the α of the moment."""
+"""Re-estimates the statistics of BatchNormalization for the present weights and α."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from keras_branch_prune.layers import flatten_layers
 
 
 def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64) -> None:
-    """Sets the moving statistics of all BatchNormalization layers to the means over some samples.
+    """Sets the moving statistics of all BatchNormalization layers to their means over some samples.
 
-    The moving averages that training keeps lag behind: while α falls, what a layer reads changes
-    with every step, and inference goes wrong though training does not. Here every layer gets the
-    mean and the variance that it has in training mode, averaged over the batches ("precise BN", Wu
-    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers that are not trainable stay, and
-    so do those that a call of the model does not use, such as the discriminator's of a GAN.
+    The moving averages that training keeps lag behind. While α falls, the inputs of a layer change
+    with every step: then inference is wrong while training is right. Here every layer gets the mean
+    and the variance that it computes in training mode, averaged over the batches ("precise BN", Wu
+    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021). Layers that are not trainable keep their
+    statistics, and so do those that a call of the model does not use, such as the discriminator's
+    of a GAN.
 
     Args:
         model: The model, branched or not; its statistics change in place, no other weights.
@@ -31,8 +32,11 @@ def reestimate_batch_norm(model: keras.Model, inputs: Any, batch_size: int = 64)
         batch_size: Samples per batch; as in training.
 
     Raises:
-        ValueError: If `batch_size` is out of range, or there is no sample, or a statistic becomes
-            NaN or infinite. The statistics are then as they were.
+        ValueError: If `batch_size` is out of range, there is no sample, or a statistic becomes NaN
+            or infinite. The statistics then stay as they were.
+
+    Example:
+        >>> keras_branch_prune.reestimate_batch_norm(branched, images[:500])
     """
     require_integer("batch_size", batch_size, at_least=1)
     if not _estimate_anew(model, inputs, batch_size):
@@ -50,30 +54,32 @@ def _estimate_anew(model: keras.Model, inputs: Any, batch_size: int) -> bool:
     sums, samples = [np.zeros(value.shape) for value in before], 0
     try:
         for layer in found.values():
-            # Without momentum, the statistics are those of the last batch.
+            # With a momentum of 0 a call in training mode stores the statistics of its batch alone.
             layer.momentum = 0.0
-        for batch, count in _batches(inputs, batch_size):
+        for batch, count in _cut_batches(inputs, batch_size):
             model(batch, training=True)
             samples += count
+            # Weighted by samples, as the last batch may be smaller.
             for total, variable in zip(sums, statistics, strict=True):
                 total += count * np.asarray(ops.convert_to_numpy(variable), np.float64)
+    # Also after an error or Ctrl-C, which would else leave the statistics of a single batch.
     finally:
         for layer, momentum in zip(found.values(), momenta, strict=True):
             layer.momentum = momentum
-        _assign(statistics, before)
+        _set_variables(statistics, before)
     finite = all(np.isfinite(total).all() for total in sums)
     if finite:
-        _assign(statistics, [total / samples for total in sums])
+        _set_variables(statistics, [total / samples for total in sums])
     return finite
 
 
 class ReestimateBatchNorm(keras.callbacks.Callback):
     """Re-estimates the statistics of BatchNormalization after every epoch, before validation.
 
-    So that validation, and the callbacks that watch it, judge the model and not the lag of its
-    moving averages; see `reestimate_batch_norm`. Put it before `EpochBackup`. It costs as much as
-    training on the samples without the backward pass. Where weights have diverged and statistics
-    would become NaN or infinite, these stay as they were: whoever watches the loss has to act.
+    Validation, and the callbacks that watch it, then see the model without the lag of its moving
+    averages; see `reestimate_batch_norm`. Put it before `EpochBackup`. It costs a forward pass in
+    training mode over the samples. Where weights have diverged and statistics would become NaN or
+    infinite, the statistics stay as they were; `StopOnNonFinite` is for ending such a training.
 
     Args:
         inputs: Inputs as the model takes them, some hundred samples of the training data or more.
@@ -83,9 +89,13 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> statistics = keras_branch_prune.ReestimateBatchNorm(images[:1000])
-        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
-        >>> branched.fit(train, validation_data=val, epochs=50, callbacks=[decay, statistics])
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> callbacks = [
+        ...     keras_branch_prune.AlphaStepDecay(0.5),
+        ...     keras_branch_prune.ReestimateBatchNorm(images[:500]),
+        ... ]
+        >>> history = branched.fit(
+        ...     images, labels, validation_split=0.2, epochs=2, callbacks=callbacks, verbose=0)
     """
 
     def __init__(self, inputs: Any, batch_size: int = 64):
@@ -96,7 +106,7 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         require_samples("inputs", inputs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes that the statistics will lag behind again."""
+        """Notes that training makes the statistics lag behind again."""
         self._done = False
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -117,7 +127,7 @@ def _is_estimated(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
 
 
-def _batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
+def _cut_batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
     samples = require_samples("inputs", inputs)
     for start in range(0, samples, batch_size):
         rows = slice(start, start + batch_size)
@@ -125,6 +135,6 @@ def _batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
         yield batch, min(batch_size, samples - start)
 
 
-def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+def _set_variables(variables: list[Any], values: list[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""State of callbacks: what it consists of, and the file it is kept in."""
+"""Writes the state of callbacks to a file and reads it back."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Stateful(Protocol):
     """
 
     def get_state(self) -> dict[str, Any]:
-        """Returns all that the callback must know to go on."""
+        """Returns all that a new callback of this class needs to continue."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes over what `get_state` of a like callback returned."""
+        """Sets the state to what `get_state` of a callback of the same class returned."""
         ...
 
 
@@ -35,14 +35,15 @@ def write_states(path: str | os.PathLike[str], callbacks: Sequence[Stateful]) ->
 
     Args:
         path: The file; must end in `.npz`.
-        callbacks: The callbacks, in an order that stays.
+        callbacks: The callbacks, in the order in which `read_states` will be given them.
 
     Raises:
-        TypeError: If a state holds something else than the protocol allows.
+        TypeError: If a state holds something that `Stateful` does not allow.
     """
     arrays: list[np.ndarray] = []
-    states = [{"class": _class(c), "state": _pack(c.get_state(), arrays)} for c in callbacks]
+    states = [{"class": _class_name(c), "state": _encode(c.get_state(), arrays)} for c in callbacks]
     entries: dict[str, Any] = {str(n): _as_bits(array) for n, array in enumerate(arrays)}
+    # As an array of text, which NumPy reads without pickle.
     entries[_TEXT] = np.array(json.dumps(states))
     with atomic_write(path) as temporary:
         np.savez(temporary, **entries)
@@ -56,49 +57,50 @@ def read_states(path: str | os.PathLike[str], callbacks: Sequence[Stateful]) -> 
         callbacks: Callbacks of the same classes in the same order.
 
     Raises:
-        ValueError: If the callbacks are others; none has been touched then.
+        ValueError: If the callbacks are others; none of them is changed then.
     """
     with np.load(path, allow_pickle=False) as file:
         saved = json.loads(str(file[_TEXT]))
-        expected, received = [row["class"] for row in saved], [_class(c) for c in callbacks]
+        expected, received = [row["class"] for row in saved], [_class_name(c) for c in callbacks]
         if expected != received:
             raise ValueError(
                 f"`callbacks` must be those of the backup '{os.fspath(path)}', {expected}. "
                 f"Received: {received}"
             )
-        states = [_unpack(row["state"], file) for row in saved]
+        states = [_decode(row["state"], file) for row in saved]
     for callback, state in zip(callbacks, states, strict=True):
         callback.set_state(state)
 
 
-def _class(callback: Stateful) -> str:
+def _class_name(callback: Stateful) -> str:
     return type(callback).__name__
 
 
-def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
-    """Returns a state as JSON, in which arrays are named by their place in `arrays`."""
+def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
+    """Returns a state as JSON; its arrays are appended to `arrays` and referred to by number."""
+    # Lists and dicts are wrapped too, so that a dict of the state is not mistaken for an array's.
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufcV":
         arrays.append(value)
         return {"array": str(len(arrays) - 1), "dtype": value.dtype.name}
     if isinstance(value, (list, tuple)):
-        return {"list": [_pack(item, arrays) for item in value]}
+        return {"list": [_encode(item, arrays) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _pack(item, arrays) for key, item in value.items()}}
+        return {"dict": {key: _encode(item, arrays) for key, item in value.items()}}
     raise TypeError(
         "The state of a callback must consist of dicts with text as keys, lists, JSON scalars and "
         f"arrays of numbers. Received: {value!r}"
     )
 
 
-def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if not isinstance(value, dict):
         return value
     if "list" in value:
-        return [_unpack(item, arrays) for item in value["list"]]
+        return [_decode(item, arrays) for item in value["list"]]
     if "dict" in value:
-        return {key: _unpack(item, arrays) for key, item in value["dict"].items()}
+        return {key: _decode(item, arrays) for key, item in value["dict"].items()}
     array, dtype = arrays[value["array"]], np.dtype(value["dtype"])
     return array if array.dtype == dtype else array.view(dtype)
 

@@ -1,4 +1,4 @@
-"""Training that has diverged: NaN or infinite losses and weights."""
+"""Notices that training has diverged, to NaN or infinite losses and weights, and ends it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from keras_branch_prune.training.snapshot import Snapshot, take
 
 
 def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
-    """Returns whether the loss or a weight is NaN or infinite.
+    """Returns whether the loss or a trainable weight is NaN or infinite.
 
-    The loss alone does not tell: that of the last batch is computed before its update.
+    The loss is not enough: it was computed before the last update, which may have broken weights.
 
     Args:
         model: The model.
-        logs: The logs of an epoch. Without a `"loss"`, every `"…_loss"` counts that is none of
-            validation, as of a model whose `train_step` has several; without any, the weights only.
-
-    Returns:
-        Whether it is so; of the weights only the trainable ones are looked at.
+        logs: The logs of an epoch. The loss is `"loss"`. A model whose `train_step` logs none, such
+            as a GAN, is judged by every log whose name ends in `"_loss"`, those of validation
+            excepted; if there is none either, by the weights only.
     """
     return not (_has_finite_loss(logs) and _has_finite_weights(model))
 
@@ -36,7 +34,7 @@ def _has_finite_loss(logs: Mapping[str, Any]) -> bool:
 
 
 def _losses(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the loss that was trained on; those there are where the logs have no sum."""
+    """Returns `"loss"` of the logs, or without one all losses that were trained on."""
     several = (n for n in sorted(logs) if n.endswith("_loss") and not n.startswith("val_"))
     return {name: float(logs[name]) for name in (["loss"] if "loss" in logs else several)}
 
@@ -46,21 +44,21 @@ def _has_finite_weights(model: keras.Model) -> bool:
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends training when it diverges, in the state of the last good epoch.
+    """Ends training when it diverges, and puts the model back to the end of the last good epoch.
 
-    When the loss of a batch is NaN or infinite, the epoch is broken off; when that of an epoch or a
-    trainable weight is, the state at the end of the last good epoch is restored (weights, α,
-    statistics, seeds and optimizers; in the first epoch, the state at the beginning of `fit`),
-    training stops, and a warning says what to change. `keras.callbacks.TerminateOnNaN` leaves the
-    broken weights in the model.
+    An epoch ends early when the loss of a batch is NaN or infinite. An epoch has diverged if it
+    ended so, or if its loss or a trainable weight is NaN or infinite. Then the state at the end of
+    the last good epoch is restored (weights, α, statistics, seeds and optimizers; in the first
+    epoch the state at the beginning of `fit`), training stops, and a warning says what to change.
+    `keras.callbacks.TerminateOnNaN` leaves the broken weights in the model.
 
     The loss is `"loss"` of the logs. A model whose `train_step` logs none, such as a GAN, is
     watched by every log whose name ends in `"_loss"`.
 
-    Checking every batch costs nothing: with TensorFlow the losses are numbers already when
-    callbacks see them, with other backends Keras calls the callback from a background thread. The
-    state is copied to the host's memory once per epoch. Put this callback after
-    `AlphaBacktracking`, which takes a step back instead as long as it can, and before
+    Checking every batch does not slow training down: with TensorFlow, Keras has turned the losses
+    into numbers before it calls callbacks; with other backends it calls this one in the background.
+    The state is copied to the host's memory once per epoch. Put this callback after
+    `AlphaBacktracking`, which takes a step of α back instead as long as it can, and before
     `EpochBackup`, which keeps the last good backup.
 
     Attributes:
@@ -68,13 +66,15 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     Example:
         >>> guard = keras_branch_prune.StopOnNonFinite()
-        >>> branched.fit(train, epochs=20, callbacks=[AlphaStepDecay(0.1), guard])
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> callbacks = [keras_branch_prune.AlphaStepDecay(0.5), guard]
+        >>> history = branched.fit(images, labels, epochs=2, callbacks=callbacks, verbose=0)
         >>> guard.stopped_epoch is None
         True
     """
 
     async_safe = True
-    """Tells Keras that it need not wait for each batch."""
+    """Tells Keras that it may call this callback without waiting for the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Copies the state if it is good, else restores the last good one and stops."""
         logs = logs or {}
-        # What `AlphaBacktracking` has rolled back is good again, whatever the logs say.
+        # `AlphaBacktracking` has put a good state back; the logs are those of the bad epoch.
         rolled_back = bool(logs.get("alpha_rollback"))
         if rolled_back or not (self._broken_off or has_diverged(self.model, logs)):
             self._broken_off = False
@@ -110,6 +110,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._last_good = None
 
     def _stop(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        # Before the restore, which puts α back too.
         alpha = logs.get("alpha", find_alpha(self.model))
         if self._last_good is not None:
             self._last_good.restore(self.model)

@@ -1,4 +1,4 @@
-"""Callbacks that raise the learning rate: at a plateau, and when α has become 0."""
+"""Callbacks that raise the learning rate: at a plateau, and once α has become 0."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class _LearningRateCallback(keras.callbacks.Callback):
         rates = self._rates()
         if self.initial is None:
             self.initial = rates
+        # An optimizer that follows a schedule gives its rate and refuses a new one.
         try:
-            self._assign(rates)
+            self._set_rates(rates)
         except (AttributeError, TypeError) as error:
             raise TypeError(
                 "The optimizer must have been created with a float `learning_rate`, so that "
@@ -50,11 +51,11 @@ class _LearningRateCallback(keras.callbacks.Callback):
     def _rates(self) -> list[float]:
         return [value_of(optimizer.learning_rate) for optimizer in self._optimizers()]
 
-    def _assign(self, rates: list[float]) -> None:
+    def _set_rates(self, rates: list[float]) -> None:
         for optimizer, rate in zip(self._optimizers(), rates, strict=True):
             optimizer.learning_rate = rate
 
-    def _log(self, logs: dict[str, Any]) -> list[float]:
+    def _log_rates(self, logs: dict[str, Any]) -> list[float]:
         """Logs the rates under the names that Keras' callbacks use, and returns them."""
         rates, optimizers = self._rates(), self._optimizers()
         multiple = hasattr(self.model.optimizer, "optimizers")
@@ -67,11 +68,12 @@ class IncreaseLROnPlateau(_LearningRateCallback):
     """Raises the learning rate when a metric has stalled, and lets it fall again.
 
     To leave a local minimum, the rate jumps to `factor` times the initial one and then decays
-    exponentially, back to the initial one in `decay_epochs` epochs. If something else, such as
-    `keras.callbacks.ReduceLROnPlateau`, has set it lower than that before or meanwhile, that lower
-    rate is what it decays back to. `logs["learning_rate"]` is the rate in force during the epoch.
+    exponentially, back to the initial one in `decay_epochs` epochs. With an initial rate of 0.001,
+    `factor=10` and `decay_epochs=2` it is 0.01, then 0.0032, then 0.001. If something else, such as
+    `keras.callbacks.ReduceLROnPlateau`, sets it below the initial rate before or meanwhile, it
+    decays to that lower rate. `logs["learning_rate"]` is the rate in force during the epoch.
 
-    The initial rate is that of the beginning of the first `fit`. State is kept between calls of
+    The initial rate is that at the beginning of the first `fit`. State is kept between calls of
     `fit`, and by `EpochBackup(folder, callbacks=…)`; use one callback per model.
 
     Args:
@@ -79,7 +81,7 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         factor: How many times the initial rate the raised one is, greater than 1.
         patience: Number of epochs without improvement before the rate is raised, at least 0.
         decay_epochs: Number of epochs in which the raised rate falls back, at least 1.
-        mode: Whether the metric is to fall (`"min"`) or to rise (`"max"`); `"auto"` tells from its
+        mode: Whether the metric is to fall (`"min"`) or to rise (`"max"`); `"auto"` decides by its
             name.
         min_delta: Smallest change of the metric that counts as an improvement, at least 0.
         cooldown: Number of epochs after a raise before waiting goes on, at least 0, counted as
@@ -92,8 +94,11 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
-        >>> raise_rate = keras_branch_prune.IncreaseLROnPlateau(factor=5, patience=8)
-        >>> branched.fit(train, validation_data=val, epochs=100, callbacks=[raise_rate])
+        >>> raise_rate = keras_branch_prune.IncreaseLROnPlateau("loss", factor=5, patience=8)
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = branched.fit(images, labels, epochs=2, callbacks=[raise_rate], verbose=0)
+        >>> [round(rate, 6) for rate in history.history["learning_rate"]]
+        [0.001, 0.001]
     """
 
     def __init__(
@@ -158,7 +163,7 @@ class IncreaseLROnPlateau(_LearningRateCallback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the rate, and lowers or raises it if that is due."""
         logs = {} if logs is None else logs
-        rates = self._log(logs)
+        rates = self._log_rates(logs)
         if self._decaying:
             self._decay(rates)
         if self.monitor not in logs:
@@ -169,9 +174,10 @@ class IncreaseLROnPlateau(_LearningRateCallback):
     def _decay(self, rates: list[float]) -> None:
         """Takes the rates one epoch closer to their targets, wherever they are now."""
         self._targets = [min(t, rate) for t, rate in zip(self._targets, rates, strict=True)]
+        # Of the way that is left, as another callback may have changed the rates meanwhile.
         share = (self._decaying - 1) / self._decaying
-        # On a straight line in the logarithm of the rate.
-        self._assign(
+        # A straight line in the logarithm of the rate.
+        self._set_rates(
             [t ** (1 - share) * rate**share for t, rate in zip(self._targets, rates, strict=True)]
         )
         self._decaying -= 1
@@ -190,39 +196,41 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         return False
 
     def _raise_rates(self) -> None:
+        # Each rate of a `MultiOptimizer` jumps by the factor, and none is ever lowered by it.
         initial, rates = self.initial or [], self._rates()
         raised = [min(self.factor * rate, self.max_lr) for rate in initial]
         if not any(new > old for new, old in zip(raised, rates, strict=True)):
             return
+        # A raise during a decay keeps the targets of that decay.
         bases = self._targets if self._decaying else initial
         self._targets = [min(base, rate) for base, rate in zip(bases, rates, strict=True)]
-        self._assign([max(new, old) for new, old in zip(raised, rates, strict=True)])
+        self._set_rates([max(new, old) for new, old in zip(raised, rates, strict=True)])
         self._decaying, self._cooling, self._wait = self.decay_epochs, self.cooldown, 0
         if self.verbose:
             print(f"\nlearning rate: {rates} -> {self._rates()}")
 
 
 class RewindLearningRate(_LearningRateCallback):
-    """Rewinds the learning rate when α has become 0, and lets it fall along a cosine again.
+    """Sets the learning rate back once α has become 0, and lets it fall along a cosine again.
 
     Retraining a pruned network with the learning rates of its original training gains more than
     fine-tuning it with the last, small rate ("Comparing rewinding and fine-tuning in neural network
     pruning", Renda, Frankle & Carbin, 2020).
 
-    As long as α > 0 the rate is left alone. In the first epoch after it has become 0, the rate is
-    `learning_rate`; n epochs later it is
-    `learning_rate · (f + (1 − f) · (1 + cos(π·n / epochs)) / 2)`, f being `final_factor`, and it
-    stays where it is after `epochs` epochs. A model without an `Alpha` layer, such as a merged one,
-    starts with the first epoch. Callbacks that change the rate at an epoch's end are overruled
-    then. If α rises again, all begins anew. `logs["learning_rate"]` is the rate in force during the
-    epoch. State is kept between calls of `fit`, and by `EpochBackup(folder, callbacks=…)`; use one
-    callback per model.
+    While α > 0 this callback leaves the rate as it is. In the first epoch that begins with α = 0
+    the rate is `learning_rate`, and n epochs later it is
+    `learning_rate · (f + (1 − f) · (1 + cos(π·n / epochs)) / 2)`, where f is `final_factor`. After
+    `epochs` epochs it stays at `f · learning_rate`. With a model that has no `Alpha` layer, such as
+    a merged one, this begins with the first epoch. What other callbacks do to the rate at the end
+    of an epoch is overwritten. If α rises again, the count starts again at its next 0.
+    `logs["learning_rate"]` is the rate in force during the epoch. State is kept between calls of
+    `fit`, and by `EpochBackup(folder, callbacks=…)`; use one callback per model.
 
     Args:
         epochs: Number of epochs in which the rate falls, at least 1.
         learning_rate: The rate to begin with, greater than 0; None for the rate at the beginning of
             the first `fit`.
-        final_factor: What part of it is left in the end, in [0, 1].
+        final_factor: The share of it that is left in the end, in [0, 1].
         verbose: 1 prints when the rate is set back, 0 nothing.
 
     Raises:
@@ -230,10 +238,13 @@ class RewindLearningRate(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
+        >>> keras_branch_prune.set_alpha(branched, 0)
         >>> compact = keras_branch_prune.merge(branched)
         >>> compact.compile("adam", "sparse_categorical_crossentropy")
-        >>> rewind = keras_branch_prune.RewindLearningRate(30, learning_rate=1e-3)
-        >>> compact.fit(train, epochs=30, callbacks=[rewind])
+        >>> rewind = keras_branch_prune.RewindLearningRate(2, learning_rate=1e-3)
+        >>> history = compact.fit(images, labels, epochs=2, callbacks=[rewind], verbose=0)
+        >>> [round(rate, 6) for rate in history.history["learning_rate"]]
+        [0.001, 0.0005]
     """
 
     def __init__(
@@ -265,6 +276,7 @@ class RewindLearningRate(_LearningRateCallback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate of the epoch if α is 0."""
+        # α is 0, or there is none.
         self._started = not find_alpha(self.model)
         if not self._started:
             self._epochs_done = 0
@@ -273,13 +285,13 @@ class RewindLearningRate(_LearningRateCallback):
         position = min(self._epochs_done / self.epochs, 1.0)
         cosine = 0.5 * (1 + math.cos(math.pi * position))
         factor = self.final_factor + (1 - self.final_factor) * cosine
-        self._assign([factor * rate for rate in self._first_rates()])
+        self._set_rates([factor * rate for rate in self._first_rates()])
         if self.verbose and self._epochs_done == 0:
             print(f"\nlearning rate: set back to {self._rates()}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the rate and counts the epoch."""
-        self._log({} if logs is None else logs)
+        self._log_rates({} if logs is None else logs)
         self._epochs_done += self._started
 
     def _first_rates(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""Metrics that callbacks watch: which way is better, whether one has improved or is missing."""
+"""Tells of a metric that a callback watches which way is better, and whether it has improved."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ _OUR_OWN = {"alpha", "alpha_step", "alpha_rollback", "learning_rate"}
 def direction(monitor: str | None, mode: str) -> str:
     """Returns whether a metric is to fall or to rise.
 
+    Example:
+        >>> direction("val_accuracy", "auto")
+        'max'
+
     Args:
         monitor: Name of the metric in the epoch's logs; None for none.
-        mode: `"min"`, `"max"` or `"auto"`, which tells from the name.
+        mode: `"min"`, `"max"` or `"auto"`, which decides by the name.
 
     Returns:
         `"min"` or `"max"`; `mode` itself without a metric.
 
     Raises:
-        ValueError: If `mode` is another one, or is `"auto"` and the name does not tell.
+        ValueError: If `mode` is another one, or is `"auto"` and the name is not a known metric's.
     """
     require_choice("mode", mode, ("auto", "min", "max"))
     if not monitor or mode != "auto":
@@ -57,7 +61,7 @@ def improves(current: float, best: float, mode: str, min_delta: float = 0.0) -> 
 
     Args:
         current: The new value; NaN is never better.
-        best: The best value so far; NaN stands for none.
+        best: The best value so far; NaN if there is none.
         mode: `"min"` or `"max"`.
         min_delta: Smallest change that counts.
 
@@ -66,23 +70,24 @@ def improves(current: float, best: float, mode: str, min_delta: float = 0.0) -> 
     """
     if math.isnan(current) or math.isnan(best):
         return not math.isnan(current)
-    # In float32, as `best` is stored: the same value again must not look like an improvement.
+    # `Alpha` keeps `best` in float32: the same value in float64 might look better by rounding.
     new, old, delta = np.float32(current), np.float32(best), np.float32(min_delta)
     return bool(new + delta < old) if mode == "min" else bool(new - delta > old)
 
 
 def report_missing(monitor: str, logs: Mapping[str, Any], waiting: str) -> None:
-    """Warns that an epoch had no validation, or raises if the metric can never come.
+    """Warns that an epoch had no validation, or raises if the metric does not exist.
 
     Args:
         monitor: Name of a metric that is not in `logs`.
         logs: The epoch's logs.
-        waiting: What waits for the metric, for the message.
+        waiting: What waits for the metric; the warning begins with it.
 
     Raises:
-        ValueError: If validation, or none, would not bring the metric.
+        ValueError: If the metric would be missing with validation, too.
     """
     available = sorted(set(logs) - _OUR_OWN)
+    # With `validation_freq=2` every other epoch lacks the metric; that is no mistake.
     validated = any(name.startswith("val_") for name in available)
     if validated or not monitor.startswith("val_"):
         raise ValueError(

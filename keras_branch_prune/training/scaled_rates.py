@@ -1,4 +1,4 @@
-"""Learning rates of their own for the factors whose product the merge takes."""
+"""An optimizer that scales updates: original layers, maps and narrow layers, each by a factor."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from keras_branch_prune.layers import PACKAGE, is_inside_narrow, is_map_weight, 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ScaledRates(keras.optimizers.Optimizer):
-    """Scales what an optimizer does to the original layers, the maps and the narrow layers.
+    """Scales an optimizer's updates of the original layers, of the maps and of the narrow layers.
 
-    At α = 0 the layers of a branched model act as products R·W·E, which are stiffer than the merged
-    layers: the rate that suits one factor may be too large for another. Every update of a variable
-    is multiplied by the factor of its kind, after the inner optimizer has made it, which for a
-    constant factor is the same as to multiply the learning rate; weight decay is scaled with it. A
-    factor of 0 freezes the variables.
+    At α = 0 a linear layer W of the original reads what an expand map E makes, and feeds a reduce
+    map R; `merge` multiplies the three into one kernel. A change of one of them acts through the
+    others, so that a learning rate that suits one may be too large for another. Here the inner
+    optimizer updates every variable, and then the update is multiplied by the factor of the
+    variable's kind. A constant factor acts like one on the learning rate; weight decay is scaled
+    too. A factor of 0 freezes the variables.
 
     The factors are the variables `original`, `maps` and `pruned`: `optimizer.original.assign(0)`
-    takes effect at once, without retracing, and is saved with the optimizer's state. For the time
-    of an update there is a copy of all weights.
+    takes effect at once, without retracing, and is saved with the optimizer's state. During an
+    update there is a copy of all weights.
 
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` to wrap. Its learning rate is also that of
             this optimizer, for callbacks such as `keras.callbacks.ReduceLROnPlateau`.
         original: Factor of the layers of the original model, at least 0.
         maps: Factor of the maps that reduce and expand, at least 0.
-        pruned: Factor of the narrow layers between them, at least 0.
+        pruned: Factor of the narrow layers between a reduce and an expand map, such as
+            BatchNormalization, at least 0.
         name: Name of the optimizer.
 
     Raises:
@@ -42,6 +44,7 @@ class ScaledRates(keras.optimizers.Optimizer):
     Example:
         >>> optimizer = keras_branch_prune.ScaledRates(keras.optimizers.Adam(1e-3), original=0.1)
         >>> branched.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> history = branched.fit(images, labels, verbose=0)
     """
 
     def __init__(
@@ -60,13 +63,14 @@ class ScaledRates(keras.optimizers.Optimizer):
                 "`inner_optimizer` must not average the weights, because it would average them "
                 "before their updates are scaled. Received: use_ema=True"
             )
+        # Not used: `learning_rate` below is that of the inner optimizer.
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
-        self.original = self._factor("original", original)
-        self.maps = self._factor("maps", maps)
-        self.pruned = self._factor("pruned", pruned)
+        self.original = self._add_factor("original", original)
+        self.maps = self._add_factor("maps", maps)
+        self.pruned = self._add_factor("pruned", pruned)
 
-    def _factor(self, name: str, value: float) -> Any:
+    def _add_factor(self, name: str, value: float) -> Any:
         value = number_up_to(name, value, at_most=math.inf)
         initializer = keras.initializers.Constant(value)
         return self.add_variable(
@@ -97,9 +101,9 @@ class ScaledRates(keras.optimizers.Optimizer):
     def _scale_update(self, variable: Any, old: Any) -> None:
         factor = ops.cast(self.factor_of(variable), variable.dtype)
         new = ops.convert_to_tensor(variable)
-        # `old + (new − old)` would not be `new` to the last bit.
+        # At a factor of 1 `old + (new − old)` would differ from `new` by rounding.
         scaled = ops.where(factor == 1, new, old + share_of(new - old, factor))
-        # Constraints need not be convex: the unit sphere is not.
+        # A point between two that obey the constraint may not, as on the unit sphere.
         constraint = variable.constraint
         self.assign(variable, scaled if constraint is None else constraint(scaled))
 

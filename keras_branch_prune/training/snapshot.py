@@ -1,4 +1,4 @@
-"""The state of a compiled model, copied and put back."""
+"""Copies the state of a compiled model and puts it back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Snapshot:
     optimizers: Mapping[str, tuple[np.ndarray, ...]]
 
     def restore(self, model: keras.Model) -> None:
-        """Puts a model into this state, also in the middle of `fit`; nothing is traced again.
+        """Puts a model into this state, even in the middle of `fit`; nothing is traced again.
 
         Args:
             model: A compiled model of the same structure as the one the snapshot was taken of.
@@ -34,6 +34,7 @@ class Snapshot:
         Raises:
             ValueError: If the model is not compiled, or its structure differs; it stays as it was.
         """
+        # All pairs are checked before the first variable is set.
         build_optimizer(model)
         pairs = _pair("variables", model.variables, self.variables)
         for name, values in self.optimizers.items():
@@ -57,9 +58,9 @@ def take(model: keras.Model) -> Snapshot:
     """Copies the state of a compiled model to the host's memory.
 
     Args:
-        model: A built and compiled model. Its optimizer is built if it is not. Other optimizers,
-            those of a `train_step` of its own, are found among the model's attributes; one that is
-            not built yet is left out, as only the model knows what to build it for.
+        model: A built and compiled model. Its optimizer is built if it is not. A model with its own
+            `train_step` may hold further optimizers as attributes: they are copied too, unless
+            they are not built, as only the model knows for which variables.
 
     Returns:
         The snapshot. It takes as much memory as the weights and the optimizers together.
@@ -68,8 +69,9 @@ def take(model: keras.Model) -> Snapshot:
         ValueError: If the model is not compiled.
 
     Example:
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
         >>> good = take(branched)
-        >>> branched.fit(train)
+        >>> history = branched.fit(images, labels, verbose=0)
         >>> good.restore(branched)
     """
     build_optimizer(model)
@@ -89,7 +91,7 @@ def build_optimizer(model: keras.Model) -> None:
     require_compiled(model)
     if model.optimizer.built:
         return
-    # With TensorFlow, variables must be created where those of the model were.
+    # TensorFlow refuses optimizer variables made outside the strategy of the model's variables.
     strategy = getattr(model, "distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         model.optimizer.build(model.trainable_variables)
@@ -109,7 +111,7 @@ def _optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
 
 
 def _copy(variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
-    # A copy for certain: the array of a variable may be the variable's own memory.
+    # `np.array` copies: what `convert_to_numpy` returns may be the variable's own memory.
     return tuple(np.array(ops.convert_to_numpy(variable)) for variable in variables)
 
 

@@ -1,4 +1,4 @@
-"""Losses between the outputs of two models, per output, as distillation needs them."""
+"""Losses between the outputs of a teacher and a student, one per output."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _SMALLEST = 1e-30
 
 
 class SoftTargets(keras.losses.Loss):
-    """`T²·KL(teacher/T ‖ student/T)` of the logits behind two outputs.
+    """`T²·KL(softmax(teacher/T) ‖ softmax(student/T))` of the logits of two outputs.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. The factor T²
-    keeps the gradients at their scale whatever T is. The last axis holds the classes; with `binary`
-    every element is a distribution by itself, and their mean is taken.
+    keeps the size of the gradients, which the division by T makes T² times smaller. The last axis
+    holds the classes. With `binary`, every element is the logit of a distribution of its own (a
+    sigmoid), and the mean of the divergences is taken.
 
     Args:
         temperature: T, greater than 0.
         binary: Whether the outputs are independent probabilities instead of one distribution.
-        activations: What the teacher's and the student's output is: `"softmax"` or `"sigmoid"`
-            probabilities, or logits (`None`).
+        activations: What has been applied to the teacher's and the student's logits already:
+            `"softmax"`, `"sigmoid"` or, for outputs that are logits, `None`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class SoftTargets(keras.losses.Loss):
     ):
         super().__init__(name="soft_targets")
         self._temperature = temperature
-        self._divergence = _binary_divergence if binary else _divergence
+        self._divergence = _binary_kl_divergence if binary else _kl_divergence
         self._activations = activations
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -49,7 +50,7 @@ class SoftTargets(keras.losses.Loss):
         return self._temperature**2 * self._divergence(teacher, student)
 
 
-class _Function(keras.losses.Loss):
+class _FunctionLoss(keras.losses.Loss):
     """A function of targets and outputs as a loss."""
 
     def __init__(self, function: Callable[[Any, Any], Any]):
@@ -62,21 +63,22 @@ class _Function(keras.losses.Loss):
 
 def _logits(outputs: Any, activation: str | None) -> Any:
     if activation == "softmax":
-        # Up to a constant, which a softmax does not see.
+        # The logits but for a constant, which a softmax cancels.
         return ops.log(ops.maximum(outputs, _SMALLEST))
     if activation == "sigmoid":
+        # The largest float32 below 1, whose logit is finite.
         below_one = 1 - float(np.finfo(np.float32).epsneg)
         outputs = ops.clip(outputs, _SMALLEST, below_one)
         return ops.log(outputs) - ops.log1p(-outputs)
     return outputs
 
 
-def _divergence(teacher: Any, student: Any) -> Any:
+def _kl_divergence(teacher: Any, student: Any) -> Any:
     teacher, student = ops.log_softmax(teacher), ops.log_softmax(student)
     return ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
-def _binary_divergence(teacher: Any, student: Any) -> Any:
+def _binary_kl_divergence(teacher: Any, student: Any) -> Any:
     terms = [
         ops.sigmoid(sign * teacher)
         * (ops.log_sigmoid(sign * teacher) - ops.log_sigmoid(sign * student))
@@ -101,7 +103,11 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def activation_of(tensor: Any) -> str | None:
-    """Returns `"softmax"` (of the last axis) or `"sigmoid"` if it made a symbolic output."""
+    """Returns `"softmax"` (along the last axis) or `"sigmoid"` if a symbolic output comes from it.
+
+    Both an activation inside a layer and a layer or operation of that name count; for any other
+    output it is `None`, which says nothing about whether they are logits.
+    """
     operation = operation_of(tensor)
     if operation is None:
         return None
@@ -110,6 +116,7 @@ def activation_of(tensor: Any) -> str | None:
         return activation_of(outputs[output_index(tensor)])
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", None) or type(operation).__name__.lower()
+    # A softmax along another axis is no distribution over the classes.
     last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
     return name if name == "sigmoid" or (name == "softmax" and last) else None
 
@@ -148,7 +155,7 @@ def make_loss(
             output without activation is logits.
     """
     if kind == "auto":
-        kind = _kind(activations[1], compiled)
+        kind = _infer_kind(activations[1], compiled)
     if kind == "mse":
         return keras.losses.MeanSquaredError()
     if kind in _ACTIVATIONS:
@@ -159,10 +166,10 @@ def make_loss(
             )
         return SoftTargets(temperature, kind == "binary", activations)
     loss = keras.losses.get(kind)
-    return loss if isinstance(loss, keras.losses.Loss) else _Function(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else _FunctionLoss(loss)
 
 
-def _kind(activation: str | None, compiled: Any) -> str:
+def _infer_kind(activation: str | None, compiled: Any) -> str:
     for kind, name in _ACTIVATIONS.items():
         if activation == name:
             return kind

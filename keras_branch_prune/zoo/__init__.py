@@ -1,4 +1,4 @@
-"""Models to prune, built from stock Keras layers, and how the less usual of them are trained."""
+"""Models to prune, built from stock Keras layers, and what trains the GAN and the autoencoder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class ModelType(enum.Enum):
     DCGAN_DISCRIMINATOR = "dcgan_discriminator"
 
     def build(self, **options: Any) -> keras.Model:
-        """Builds the model; `options` are the arguments of the builder function."""
+        """Builds the model; `options` are the arguments of the builder function.
+
+        Example:
+            >>> model = keras_branch_prune.zoo.ModelType.VGG16.build(width=0.25)
+        """
         return _BUILDERS[self](**options)
 
 

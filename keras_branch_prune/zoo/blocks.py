@@ -11,8 +11,8 @@ from keras import layers
 from keras_branch_prune.common import require, require_integer
 
 
-def convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-    """Returns a 3 × 3 convolution with batch normalization and ReLU.
+def add_convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+    """Applies a 3 × 3 convolution, batch normalization and ReLU to images.
 
     Args:
         x: Images `(batch, height, width, channels)`.
@@ -20,6 +20,7 @@ def convolution(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTen
         name: Names of the layers; `{}` in it stands for conv, bn and relu.
     """
     x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=name.format("conv"))(x)
+    # Keras' default of 0.99 averages over some hundred steps, too many for short epochs.
     x = layers.BatchNormalization(momentum=0.9, name=name.format("bn"))(x)
     return layers.ReLU(name=name.format("relu"))(x)
 

@@ -22,18 +22,21 @@ def dcgan_generator(
 ) -> keras.Model:
     """Builds the generator of a DCGAN (Radford et al., 2016).
 
-    The noise is projected to a small image of the first width; 5 × 5 transposed convolutions follow
-    with batch normalization and ReLU, of stride 1 for the second width and of stride 2 for the
-    others; one more of stride 2 gives the image, through tanh: images are in [−1, 1], as in the
-    paper, which keeps what the discriminator reads around zero. The projection, a dense layer whose
-    output is reshaped, is written as the same linear map in another form: a transposed convolution
-    of one pixel with a kernel as large as the small image, for batch normalization by channels.
+    The noise is projected to a small image with the first of `widths` as channels. For each further
+    width follows a 5 × 5 transposed convolution with batch normalization and ReLU, of stride 1 for
+    the second width and of stride 2 for the others. One more of stride 2 with tanh gives the image,
+    in [−1, 1] as in the paper. With the defaults, 100 numbers become 7 × 7 × 256, 7 × 7 × 128,
+    14 × 14 × 64 and 28 × 28 × 1.
+
+    Where the paper has a dense layer and a reshape, the projection is the same linear map as a
+    transposed convolution of a single pixel, with a kernel as large as the small image. Its
+    channels can then be normalized and pruned like those of the other layers.
 
     Args:
-        noise: Number of random numbers that an image is made of.
-        widths: Channels before each transposed convolution of the image's way up; at least two.
-        image_shape: `(height, width, channels)` of the images; height and width are multiples of 2
-            to the number of widths but one: 28 px begin as 7 px.
+        noise: Number of random numbers per image.
+        widths: Channels of all feature maps, at least two.
+        image_shape: `(height, width, channels)` of the images; height and width are multiples of
+            2ⁿ⁻¹ for n widths, of 4 for three.
         name: Name of the model.
 
     Returns:
@@ -41,8 +44,13 @@ def dcgan_generator(
         `(batch, height, width, channels)` in [−1, 1].
 
     Raises:
-        ValueError: If `noise` is not a positive integer, `widths` not a sequence of at least two,
-            or `image_shape` not three of them, or too odd.
+        ValueError: If `noise` is not a positive integer, `widths` not a sequence of at least two of
+            them, `image_shape` not three of them, or height or width no such multiple.
+
+    Example:
+        >>> generator = keras_branch_prune.zoo.dcgan_generator(widths=(64, 32, 16))
+        >>> generator.output_shape
+        (None, 28, 28, 1)
     """
     noise = require_integer("noise", noise, at_least=1)
     first, *others = require_widths("widths", widths, at_least=2)
@@ -53,6 +61,7 @@ def dcgan_generator(
     x = layers.Conv2DTranspose(first, small, name="project", **_options(False))(x)
     x = layers.ReLU(name="project_relu")(_normalize(x, "project_bn"))
     for index, width in enumerate(others, 1):
+        # Stride 1 for the first, 2 for all others.
         window = {"strides": min(index, 2), "padding": "same", **_options(False)}
         x = layers.Conv2DTranspose(width, _KERNEL, name=f"up{index}", **window)(x)
         x = layers.ReLU(name=f"up{index}_relu")(_normalize(x, f"up{index}_bn"))
@@ -69,8 +78,8 @@ def dcgan_discriminator(
 ) -> keras.Model:
     """Builds the discriminator of a DCGAN (Radford et al., 2016).
 
-    5 × 5 convolutions of stride 2, each with batch normalization, but for the first, and
-    LeakyReLU of slope 0.2; then one dense layer.
+    5 × 5 convolutions of stride 2, each with batch normalization (except the first) and LeakyReLU
+    of slope 0.2, then one dense layer.
 
     Args:
         widths: Channels of the convolutions.
@@ -84,10 +93,16 @@ def dcgan_discriminator(
     Raises:
         ValueError: If `widths` is not a sequence of positive integers, or `image_shape` not three
             of them.
+
+    Example:
+        >>> discriminator = keras_branch_prune.zoo.dcgan_discriminator(widths=(16, 32))
+        >>> discriminator.output_shape
+        (None, 1)
     """
     widths = require_widths("widths", widths, at_least=1)
     inputs = x = keras.Input(require_image_shape("image_shape", image_shape), name="image")
     for index, width in enumerate(widths, 1):
+        # The first has no batch normalization, whose beta is the bias of the others.
         window = {"strides": 2, "padding": "same", **_options(index == 1)}
         x = layers.Conv2D(width, _KERNEL, name=f"conv{index}", **window)(x)
         if index > 1:

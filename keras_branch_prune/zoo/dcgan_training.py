@@ -1,4 +1,4 @@
-"""A GAN that is trained by `fit`, with the generator branched or not."""
+"""A GAN that is trained by `fit`, of which one model may be branched."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ class DCGAN(keras.Model):
 
     * `discriminator_loss` is `mean softplus(−D(x)) + mean softplus(D(G(z)))`, the two
       cross-entropies;
-    * `generator_loss` is `mean softplus(−D(G(z)))`, which does not saturate (Goodfellow et al.,
-      2014);
+    * `generator_loss` is `mean softplus(−D(G(z)))`, the loss that does not saturate (Goodfellow et
+      al., 2014);
     * `distillation_loss`, with a teacher only, is `mean |T(z) − G(z)|` for the same noise.
 
-    The generator is trained on `generator_loss + distillation · distillation_loss`. What the models
-    themselves add (regularization) counts in full and is not logged.
+    The generator is trained on `generator_loss + distillation · distillation_loss`. Losses that the
+    models add themselves (regularization) count in full and are not logged.
 
-    To prune a generator, hand over the branched one; the α callbacks find it. To prune a
-    discriminator, branch that one. Only one of the two may be branched at a time, as a model has
+    To prune a generator, branch it and pass it as `generator`; the α callbacks find it. A
+    discriminator is pruned likewise. Only one of the two may be branched at a time, as a model has
     one α.
 
-    The teacher runs in inference mode and is never trained. It is no part of this model, neither of
-    its variables nor of its weights. Save `gan.generator`, not the GAN. `EpochBackup` resumes with
-    both optimizers; `AlphaBacktracking` and `StopOnNonFinite` take both models and both optimizers
-    back. As a GAN is called with noise, `ReestimateBatchNorm` takes noise and re-estimates the
-    generator; the discriminator's statistics stay.
+    The teacher runs in inference mode and is never trained. Its weights are not among those of the
+    GAN. Save `gan.generator`, not the GAN. `EpochBackup` resumes with both optimizers;
+    `AlphaBacktracking` and `StopOnNonFinite` take both models and both optimizers back. A GAN is
+    called on noise, so that `ReestimateBatchNorm` takes noise and re-estimates the generator; the
+    discriminator's statistics stay.
 
     Args:
         generator: A functional model from noise `(batch, noise)` to images
             `(batch, height, width, channels)`, such as `dcgan_generator`; branched or not.
         discriminator: A functional model from such images to logits `(batch, 1)`.
-        teacher: A model whose images the generator is to match, such as the original before
+        teacher: A model whose images the generator is to match, such as the one that was given to
             `branch`; or None.
         distillation: Weight of the distillation loss, at least 0; not used without a teacher.
         seed: Seed of the noise, an integer; None takes a random one.
@@ -50,17 +50,24 @@ class DCGAN(keras.Model):
     Attributes:
         generator: As given.
         discriminator: As given.
-        noise_seed: The `keras.random.SeedGenerator` of the noise. Keras does not save its state;
-            set that in every epoch where a resumed training is to go on with the same noise.
+        noise_seed: The `keras.random.SeedGenerator` of the noise. Keras does not save its state: a
+            training that is to be resumed with the same noise must set it in every epoch.
 
     Raises:
-        ValueError: If a model is not one, shapes do not fit together, or `distillation` is out of
-            range.
+        ValueError: If an argument is not a model of one input and one output, shapes do not fit
+            together, or `distillation` is out of range.
 
     Example:
+        >>> zoo, shape = keras_branch_prune.zoo, (8, 8, 1)
+        >>> generator = zoo.dcgan_generator(noise=10, widths=(16, 8), image_shape=shape)
+        >>> discriminator = zoo.dcgan_discriminator(widths=(8,), image_shape=shape)
+        >>> plan = keras_branch_prune.plan(generator, width=0.5)
+        >>> branched = keras_branch_prune.branch(generator, plan)
         >>> gan = zoo.DCGAN(branched, discriminator, teacher=generator, distillation=10.0)
         >>> gan.compile()
-        >>> gan.fit(2 * images - 1, epochs=12, callbacks=[keras_branch_prune.AlphaStepDecay(0.1)])
+        >>> photos = np.random.default_rng(0).uniform(-1, 1, (64, *shape))
+        >>> decay = keras_branch_prune.AlphaStepDecay(0.5)
+        >>> history = gan.fit(photos, epochs=2, callbacks=[decay], verbose=0)
         >>> compact = keras_branch_prune.merge(gan.generator)
     """
 
@@ -74,19 +81,19 @@ class DCGAN(keras.Model):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        _check_models(generator, discriminator, teacher)
+        _check_gan(generator, discriminator, teacher)
         weight = number_up_to("distillation", distillation, at_most=math.inf)
         if seed is not None:
             seed = require_integer("seed", seed, at_least=0)
-        # The models cast their inputs themselves.
+        # The models cast their inputs themselves: cast here, float32 layers get rounded ones.
         super().__init__(dtype=generator.dtype_policy, autocast=False, **kwargs)
         self.generator = generator
         self.discriminator = discriminator
         self._distillation = weight
         self.noise_seed = keras.random.SeedGenerator(seed)
-        # Held by plain objects, so that Keras finds neither the teacher nor metrics to save.
-        self._teach = None if teacher is None else functools.partial(teacher, training=False)
-        self._logged = _Logged(distillation=teacher is not None)
+        # Held by plain objects, in which Keras does not look for layers and metrics to save.
+        self._call_teacher = None if teacher is None else functools.partial(teacher, training=False)
+        self._logged = _LossMeans(distillation=teacher is not None)
         self.supports_jit = generator.supports_jit and discriminator.supports_jit
         self.built = True
 
@@ -107,7 +114,9 @@ class DCGAN(keras.Model):
         Raises:
             ValueError: If both optimizers are the same object.
         """
-        generators, discriminators = map(_optimizer, (generator_optimizer, discriminator_optimizer))
+        generators, discriminators = map(
+            _get_optimizer, (generator_optimizer, discriminator_optimizer)
+        )
         if generators is discriminators:
             raise ValueError(
                 "`discriminator_optimizer` must be another optimizer than `generator_optimizer`, "
@@ -116,10 +125,10 @@ class DCGAN(keras.Model):
         super().compile(optimizer=generators, **kwargs)
         scaling = keras.optimizers.LossScaleOptimizer
         if isinstance(self.optimizer, scaling) and not isinstance(discriminators, scaling):
-            # Keras has wrapped the other one, as float16 asks for.
+            # `super().compile` wraps only the optimizer that it knows, as float16 asks for.
             discriminators = scaling(discriminators)
         self.discriminator_optimizer = discriminators
-        # Else whoever builds `optimizer` later would do so for the variables of both models.
+        # Built later, `optimizer` would be built for the variables of both models.
         self.optimizer.build(self.generator.trainable_variables)
         discriminators.build(self.discriminator.trainable_variables)
 
@@ -130,16 +139,22 @@ class DCGAN(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains both models on a batch of images; labels and sample weights are not used."""
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as generating, tf.GradientTape() as judging:
+        with tf.GradientTape() as generator_tape, tf.GradientTape() as discriminator_tape:
+            # Once for both tapes: the generator's images are judged by the discriminator before
+            # either is updated.
             losses = self._compute_losses(images, training=True)
-            fooling = losses["generator_loss"] + _sum_of_added_losses(self.generator)
-            if self._teach is not None:
-                fooling = fooling + self._distillation * losses["distillation_loss"]
-            telling = losses["discriminator_loss"] + _sum_of_added_losses(self.discriminator)
-            fooling = self.optimizer.scale_loss(fooling)
-            telling = self.discriminator_optimizer.scale_loss(telling)
-        generator_gradients = _gradients(generating, fooling, self.generator)
-        discriminator_gradients = _gradients(judging, telling, self.discriminator)
+            generator_total = losses["generator_loss"] + _sum_added_losses(self.generator)
+            if self._call_teacher is not None:
+                generator_total = generator_total + self._distillation * losses["distillation_loss"]
+            discriminator_total = losses["discriminator_loss"] + _sum_added_losses(
+                self.discriminator
+            )
+            generator_total = self.optimizer.scale_loss(generator_total)
+            discriminator_total = self.discriminator_optimizer.scale_loss(discriminator_total)
+        generator_gradients = _compute_gradients(generator_tape, generator_total, self.generator)
+        discriminator_gradients = _compute_gradients(
+            discriminator_tape, discriminator_total, self.discriminator
+        )
         self.optimizer.apply(generator_gradients, self.generator.trainable_variables)
         self.discriminator_optimizer.apply(
             discriminator_gradients, self.discriminator.trainable_variables
@@ -164,9 +179,9 @@ class DCGAN(keras.Model):
             "generator_loss": ops.mean(ops.softplus(-fake)),
             "discriminator_loss": ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake)),
         }
-        if self._teach is not None:
-            taught = ops.cast(ops.stop_gradient(self._teach(noise)), "float32")
-            error = ops.abs(taught - ops.cast(generated, "float32"))
+        if self._call_teacher is not None:
+            target = ops.cast(ops.stop_gradient(self._call_teacher(noise)), "float32")
+            error = ops.abs(target - ops.cast(generated, "float32"))
             losses["distillation_loss"] = ops.mean(error)
         return losses
 
@@ -182,8 +197,8 @@ class DCGAN(keras.Model):
         )
 
 
-class _Logged:
-    """Means of the losses over the batches of an epoch."""
+class _LossMeans:
+    """Means of the losses over the images of an epoch."""
 
     def __init__(self, distillation: bool):
         names = ("generator_loss", "discriminator_loss", *["distillation_loss"] * distillation)
@@ -195,42 +210,42 @@ class _Logged:
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
 
-def _sum_of_added_losses(model: keras.Model) -> Any:
+def _sum_added_losses(model: keras.Model) -> Any:
     return sum((ops.sum(ops.cast(loss, "float32")) for loss in model.losses), ops.zeros(()))
 
 
-def _gradients(tape: tf.GradientTape, loss: Any, model: keras.Model) -> list[Any]:
+def _compute_gradients(tape: tf.GradientTape, loss: Any, model: keras.Model) -> list[Any]:
     return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
 
 
-def _optimizer(given: Any) -> keras.optimizers.Optimizer:
+def _get_optimizer(given: Any) -> keras.optimizers.Optimizer:
     if given is None:
         return keras.optimizers.Adam(2e-4, beta_1=0.5)
     return keras.optimizers.get(given)
 
 
-def _check_models(generator: Any, discriminator: Any, teacher: Any) -> None:
-    noise, images = _shapes("generator", generator)
+def _check_gan(generator: Any, discriminator: Any, teacher: Any) -> None:
+    noise, images = _require_shapes("generator", generator)
     if len(noise) != 2 or len(images) != 4:
         raise ValueError(
             "`generator` must go from (batch, noise) to (batch, height, width, channels). "
             f"Received: a model from {noise} to {images}"
         )
-    if (judged := _shapes("discriminator", discriminator)) != (images, (None, 1)):
+    if (found := _require_shapes("discriminator", discriminator)) != (images, (None, 1)):
         raise ValueError(
             f"`discriminator` must go from the generator's images {images} to logits (None, 1). "
-            f"Received: a model from {judged[0]} to {judged[1]}"
+            f"Received: a model from {found[0]} to {found[1]}"
         )
     if teacher is None:
         return
-    if teacher is generator or (taught := _shapes("teacher", teacher)) != (noise, images):
+    if teacher is generator or (taught := _require_shapes("teacher", teacher)) != (noise, images):
         other = "the generator itself" if teacher is generator else f"a model {taught}"
         raise ValueError(
             f"`teacher` must be another model from {noise} to {images}. Received: {other}"
         )
 
 
-def _shapes(argument: str, model: Any) -> tuple[tuple, tuple]:
+def _require_shapes(argument: str, model: Any) -> tuple[tuple, tuple]:
     """Returns the shapes of a model's one input and one output, or raises `ValueError`."""
     inputs: Any = getattr(model, "inputs", None) or ()
     outputs: Any = getattr(model, "outputs", None) or ()

@@ -1,4 +1,4 @@
-"""What images are compared by."""
+"""A loss between images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ def reconstruction_loss(truth: Any, image: Any) -> Any:
         image: Their reconstructions, of the same shape.
 
     Returns:
-        A float32 tensor of shape `(batch,)`. As the `loss` of `compile` Keras takes the mean.
+        A float32 tensor of shape `(batch,)`, of which Keras takes the mean where this is the `loss`
+        of `compile`.
 
     Example:
-        >>> model.compile("adam", keras_branch_prune.zoo.reconstruction_loss)
+        >>> image = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+        >>> keras_branch_prune.zoo.reconstruction_loss(image, image).numpy().tolist()
+        [0.0, 0.0]
     """
     # In float16 the variances in the windows would be rounded to nothing.
     truth, image = (ops.cast(tensor, "float32") for tensor in (truth, image))

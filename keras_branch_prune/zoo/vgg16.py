@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from keras_branch_prune.common import number_up_to, require_integer, require_positive
-from keras_branch_prune.zoo.blocks import convolution
+from keras_branch_prune.zoo.blocks import add_convolution
 
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -38,6 +38,11 @@ def vgg16(
 
     Raises:
         ValueError: If `width`, `classes` or `dropout` is out of range.
+
+    Example:
+        >>> vgg16 = keras_branch_prune.zoo.vgg16(width=0.25, input_shape=(28, 28, 1))
+        >>> vgg16.output_shape
+        (None, 10)
     """
     width = require_positive("width", width)
     classes = require_integer("classes", classes, at_least=1)
@@ -45,7 +50,7 @@ def vgg16(
     inputs = x = keras.Input(tuple(input_shape), name="image")
     for block, sizes in enumerate(_BLOCKS, 1):
         for index, filters in enumerate(sizes, 1):
-            x = convolution(x, max(1, round(filters * width)), f"block{block}_{{}}{index}")
+            x = add_convolution(x, max(1, round(filters * width)), f"block{block}_{{}}{index}")
         x = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(x)
     x = layers.Flatten(name="flatten")(x)
     if dropout:

@@ -17,7 +17,7 @@ from keras_branch_prune.saliency.criteria import (
     register_saliency,
 )
 from keras_branch_prune.saliency.features import GroupFeatures
-from keras_branch_prune.saliency.pivoting import pivots
+from keras_branch_prune.saliency.pivoting import pivot_channels
 
 KERNELS = (
     np.array([[3.0, 0.0, -1.0, 0.0], [4.0, 1.0, 1.0, 0.0]]),
@@ -134,7 +134,7 @@ def test_costs_are_least_squares_residuals(seed, rows):
     products, sensitivity = gram(12, rows, seed), gram(12, 4, seed + 100)
     given = np.random.default_rng(seed).permutation(12)
     for options in ({}, {"sensitivity": sensitivity}, {"sensitivity": sensitivity, "order": given}):
-        order, costs = pivots(products, **options)
+        order, costs = pivot_channels(products, **options)
         weights = options.get("sensitivity", np.eye(12))
         expected = [residual(products, order[:k], weights) for k in range(13)]
         assert costs == pytest.approx(expected, abs=1e-4 * expected[0])
@@ -147,7 +147,7 @@ def test_costs_are_least_squares_residuals(seed, rows):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_greedy_step_is_the_best_one(seed):
     products, sensitivity = gram(10, 30, seed), gram(10, 3, seed + 50)
-    order, _ = pivots(products, sensitivity)
+    order, _ = pivot_channels(products, sensitivity)
     for step in range(6):
         others = order[step:]
         left = [residual(products, np.append(order[:step], c), sensitivity) for c in others]
@@ -167,13 +167,13 @@ def test_dead_and_dependent_channels_come_last(name):
 
 
 def test_dead_channels_come_last_even_if_the_output_needs_none():
-    order, _ = pivots(np.diag([0.0, 1.0, 1.0, 1.0]), np.zeros((4, 4)))
+    order, _ = pivot_channels(np.diag([0.0, 1.0, 1.0, 1.0]), np.zeros((4, 4)))
     assert order.tolist() == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("sensitivity", [None, np.zeros((4, 4)), np.eye(4)])
 def test_features_that_are_all_zero(sensitivity):
-    order, costs = pivots(np.zeros((4, 4)), sensitivity)
+    order, costs = pivot_channels(np.zeros((4, 4)), sensitivity)
     assert order.tolist() == [0, 1, 2, 3]
     assert not costs.any()
 
@@ -181,8 +181,8 @@ def test_features_that_are_all_zero(sensitivity):
 @pytest.mark.parametrize(("scale", "moves"), [(1e-12, 1.0), (1e12, 1.0), (1.0, 1e-50)])
 def test_the_scale_of_features_and_of_outputs_does_not_matter(scale, moves):
     products, sensitivity = gram(9, 20), gram(9, 4, 1)
-    order, costs = pivots(products, sensitivity)
-    scaled, scaled_costs = pivots(scale * products, moves * sensitivity / scale)
+    order, costs = pivot_channels(products, sensitivity)
+    scaled, scaled_costs = pivot_channels(scale * products, moves * sensitivity / scale)
     assert scaled.tolist() == order.tolist()
     assert scaled_costs / moves == pytest.approx(costs, rel=1e-3, abs=1e-5 * costs[0])
 

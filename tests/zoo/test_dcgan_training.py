@@ -141,7 +141,7 @@ def test_distillation_compares_the_images_of_the_same_noise():
     noise = keras.random.normal((4, 5), seed=keras.random.SeedGenerator(0))
     assert logged == pytest.approx(float(np.mean(np.abs(teacher(noise) - model(noise)))), rel=1e-4)
     same = compiled(model, discriminator(), teacher=keras.models.clone_model(model))
-    same._teach.func.set_weights(model.get_weights())
+    same._call_teacher.func.set_weights(model.get_weights())
     assert same.evaluate(images(), verbose=0, return_dict=True)["distillation_loss"] == 0
 
 
