@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,6 +159,13 @@ def _samples_for_statistics(trainer: Trainer) -> Any:
 
 def _describe(callback: keras.callbacks.Callback) -> str:
     """Returns class and arguments of a callback that was not used yet."""
-    arguments = {k: v for k, v in vars(callback).items() if k[0] != "_" and v is not None}
-    listed = ", ".join(f"{name}={value!r}" for name, value in sorted(arguments.items()))
+    arguments = dict(vars(callback))
+    if isinstance(callback, AlphaBacktracking):
+        # As version 0.1.0 wrote it, when the callback was the search: its runs can be gone on with.
+        search = arguments.pop("search")
+        given = [field.name for field in dataclasses.fields(search) if field.init]
+        arguments |= {name: getattr(search, name) for name in given}
+        arguments |= {"finished": callback.finished, "gave_up": callback.gave_up}
+    told = {k: v for k, v in arguments.items() if k[0] != "_" and v is not None}
+    listed = ", ".join(f"{name}={value!r}" for name, value in sorted(told.items()))
     return f"{type(callback).__name__}({listed})"
