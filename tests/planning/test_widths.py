@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.planning.widths import WidthChoices, width_choices, width_multiple
+from keras_branch_prune.planning.widths import (
+    WidthChoices,
+    round_width,
+    width_choices,
+    width_multiple,
+)
 
 
 def group(channels=40, conv_groups=1, name="g"):
@@ -53,3 +58,20 @@ def test_steps_between_choices():
 def test_conflicts(options, message):
     with pytest.raises(ValueError, match=message):
         width_choices([group()], **options)
+
+
+@pytest.mark.parametrize(
+    ("width", "channels", "round_to", "expected"),
+    [
+        (64 * 0.34375, 64, 1, 22),
+        (0.2, 10, 1, 1),
+        (2.5, 10, 1, 3),
+        (22, 64, 16, 16),
+        (44, 128, 16, 48),
+        (88, 256, 16, 80),
+        (3, 8, 16, 8),
+        (5, 64, 16, 16),
+    ],
+)
+def test_round_width(width, channels, round_to, expected):
+    assert round_width(width, channels, round_to) == expected
