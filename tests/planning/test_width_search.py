@@ -12,7 +12,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.costs import graph_costs
 from keras_branch_prune.benchmarking.layer_latency import LayerLatencies
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.planning import planner, targets
+from keras_branch_prune.planning import planner, targets, width_search
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
@@ -115,8 +115,8 @@ def clock(monkeypatch):
         measured.append((batch_size, threads))
         return 0.1 + 0.9 * kbp.count_macs(small) / kbp.count_macs(original)
 
-    monkeypatch.setattr(targets, "layer_latencies", latencies)
-    monkeypatch.setattr(targets, "latency_share", share)
+    monkeypatch.setattr(width_search, "layer_latencies", latencies)
+    monkeypatch.setattr(width_search, "latency_share", share)
     monkeypatch.setattr(targets, "share_of_milliseconds", lambda *_, **__: 0.3)
     monkeypatch.setattr(planner, "block_size", lambda dtype: 1)
     return measured
@@ -171,7 +171,7 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
 
 
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
-    monkeypatch.setattr(targets, "latency_share", lambda *_, **__: 1.0)
+    monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
         kbp.plan(wide(), latency=0.5)
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from helpers.three_classes import RECIPE, TEST, TRAIN, VALIDATION, compile_, pru
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning import recipe as recipe_module
+from keras_branch_prune.pruning.trainer import Trainer
 from keras_branch_prune.training import batch_statistics
 
 SAME_PRECISION = {"rtol": 0, "atol": 1e-6}
@@ -191,7 +191,7 @@ def test_the_recipe_says_how_to_begin(original, tmp_path):
     assert [(blend.stochastic, blend.seed) for blend in blends] == [(True, 0), (True, 1)]
     assert not start.get_layer("conv1").trainable
     plan = kbp.PruningPlan.load(tmp_path / "run" / "plan.json")
-    images = recipe_module.Trainer(compile_, TRAIN, None, recipe).calibration()
+    images = Trainer(compile_, TRAIN, None, recipe).calibration()
     fitted = kbp.branch(original, plan, calibration=images)
     expected = fitted.get_layer("conv2__reduce").kernels[0].numpy()
     assert np.abs(start.get_layer("conv2__reduce").kernels[0].numpy() - expected).max() > 1e-4
@@ -224,7 +224,7 @@ def lag(folder, recipe):
     assert kbp.get_alpha(branched) == 0
     before = statistics_of(branched)
     drawn = dataclasses.replace(recipe, calibration_samples=RECIPE.calibration_samples)
-    images = recipe_module.Trainer(compile_, TRAIN, None, drawn).calibration()[0]
+    images = Trainer(compile_, TRAIN, None, drawn).calibration()[0]
     kbp.reestimate_batch_norm(branched, images, recipe.batch_size)
     after = statistics_of(branched)
     return max(np.abs(a - b).max() for a, b in zip(before, after, strict=True))

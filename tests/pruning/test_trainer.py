@@ -8,14 +8,14 @@ import tensorflow as tf
 from helpers.three_classes import TRAIN, VALIDATION, untrained
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning import recipe as recipe_module
+from keras_branch_prune.pruning.trainer import Trainer, compile_like
 
 
 def test_a_schedule_of_the_learning_rate_begins_anew(original):
     model = untrained(original)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.1)
     model.compile(keras.optimizers.SGD(schedule), "mse")
-    trainer = recipe_module.Trainer(recipe_module.compile_like(model), TRAIN, None, kbp.Recipe())
+    trainer = Trainer(compile_like(model), TRAIN, None, kbp.Recipe())
     assert trainer.early_rate == pytest.approx(0.3)
     assert trainer.blend_rate == pytest.approx(0.06)
 
