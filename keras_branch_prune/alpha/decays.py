@@ -21,8 +21,8 @@ class AlphaStepDecay(AlphaCallback):
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
-        >>> branched.fit(train, validation_data=val, epochs=500, callbacks=[callback])
+        >>> callback = kbp.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
+        >>> branched.fit(train, validation_data=validation, epochs=500, callbacks=[callback])
     """
 
     def __init__(self, step_size: float = 0.1, *, threshold: float = 0.015, **options: Any):
@@ -154,7 +154,8 @@ def make_alpha_callback(
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
+        >>> kbp.make_alpha_callback(kbp.ScheduleType.COSINE, 20, every=5).schedule
+        CosineDecay(threshold=0.015, steps=20)
     """
     if schedule not in _CALLBACKS:
         raise ValueError(f"`schedule` must be a ScheduleType. Received: schedule={schedule!r}")

@@ -75,9 +75,9 @@ def set_alpha(model: keras.Model, value: float) -> None:
         ValueError: If `value` is out of range or `model` is not a branched model.
 
     Example:
-        >>> schedule = keras_branch_prune.CosineDecay(steps=20)
+        >>> schedule = kbp.CosineDecay(steps=20)
         >>> for epoch in range(30):
-        ...     keras_branch_prune.set_alpha(branched, schedule(epoch))
+        ...     kbp.set_alpha(branched, schedule(epoch))
         ...     train_one_epoch(branched)
     """
     layer = alpha_layer(model)

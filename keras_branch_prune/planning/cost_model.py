@@ -30,9 +30,9 @@ class CostModel:
     is worked out once for every combination of their widths.
 
     Example:
-        >>> import keras
-        >>> from keras_branch_prune.canonical import canonical
-        >>> from keras_branch_prune.groups import analyse
+        >>> from keras_branch_prune.analysis import analyse
+        >>> from keras_branch_prune.graph import canonical
+        >>> from keras_branch_prune.planning.cost_model import CostModel
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="hidden")(inputs)
         >>> model = keras.Model(inputs, keras.layers.Dense(2)(x))

@@ -165,7 +165,10 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     """Registers a criterion of your own, or replaces a built-in one.
 
     Example:
-        >>> register_saliency("max", lambda group: np.max(np.abs(group.kernels()[0]), axis=0))
+        >>> def largest(group):
+        ...     return np.max(np.abs(group.kernels()[0]), axis=0)
+        >>> kbp.register_saliency("largest", largest)
+        >>> plan = kbp.plan(model, width=0.5, saliency="largest")
 
     Args:
         name: What `plan` knows it by.

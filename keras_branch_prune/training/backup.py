@@ -48,9 +48,9 @@ class EpochBackup(keras.callbacks.Callback):
         ValueError: If something else than callbacks is given.
 
     Example:
-        >>> backup = keras_branch_prune.EpochBackup("output/backup")
+        >>> backup = kbp.EpochBackup("backup")
         >>> branched.fit(train, epochs=20, initial_epoch=backup.restore(branched),
-        ...              callbacks=[keras_branch_prune.AlphaStepDecay(0.1), backup])
+        ...              callbacks=[kbp.AlphaStepDecay(0.1), backup])
     """
 
     def __init__(

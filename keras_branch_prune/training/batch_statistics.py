@@ -83,9 +83,9 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> statistics = keras_branch_prune.ReestimateBatchNorm(images[:1000])
-        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
-        >>> branched.fit(train, validation_data=val, epochs=50, callbacks=[decay, statistics])
+        >>> statistics = kbp.ReestimateBatchNorm(images[:1000])
+        >>> callbacks = [kbp.AlphaBacktracking(0.1), statistics]
+        >>> branched.fit(train, validation_data=validation, epochs=50, callbacks=callbacks)
     """
 
     def __init__(self, inputs: Any, batch_size: int = 64):

@@ -65,10 +65,10 @@ class Distiller(keras.Model):
             blends.
 
     Example:
-        >>> distiller = keras_branch_prune.Distiller(branched, teacher=model, weight=0.5)
+        >>> distiller = kbp.Distiller(branched, teacher=model, weight=0.5)
         >>> distiller.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        >>> distiller.fit(train, epochs=12, callbacks=[keras_branch_prune.AlphaStepDecay(0.1)])
-        >>> compact = keras_branch_prune.merge(distiller.model)
+        >>> distiller.fit(train, epochs=12, callbacks=[kbp.AlphaStepDecay(0.1)])
+        >>> compact = kbp.merge(distiller.model)
     """
 
     def __init__(

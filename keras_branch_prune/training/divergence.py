@@ -67,8 +67,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
         stopped_epoch: The epoch, counted from 0, in which training diverged; None if it did not.
 
     Example:
-        >>> guard = keras_branch_prune.StopOnNonFinite()
-        >>> branched.fit(train, epochs=20, callbacks=[AlphaStepDecay(0.1), guard])
+        >>> guard = kbp.StopOnNonFinite()
+        >>> branched.fit(train, epochs=20, callbacks=[kbp.AlphaStepDecay(0.1), guard])
         >>> guard.stopped_epoch is None
         True
     """

@@ -86,8 +86,8 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
-        >>> raise_rate = keras_branch_prune.IncreaseLROnPlateau(factor=5, patience=8)
-        >>> branched.fit(train, validation_data=val, epochs=100, callbacks=[raise_rate])
+        >>> raise_rate = kbp.IncreaseLROnPlateau(factor=5, patience=8)
+        >>> branched.fit(train, validation_data=validation, epochs=100, callbacks=[raise_rate])
     """
 
     def __init__(
@@ -224,9 +224,8 @@ class RewindLearningRate(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
-        >>> compact = keras_branch_prune.merge(branched)
         >>> compact.compile("adam", "sparse_categorical_crossentropy")
-        >>> rewind = keras_branch_prune.RewindLearningRate(30, learning_rate=1e-3)
+        >>> rewind = kbp.RewindLearningRate(30, learning_rate=1e-3)
         >>> compact.fit(train, epochs=30, callbacks=[rewind])
     """
 

@@ -68,6 +68,7 @@ def take(model: keras.Model) -> Snapshot:
         ValueError: If the model is not compiled.
 
     Example:
+        >>> from keras_branch_prune.training import take
         >>> good = take(branched)
         >>> branched.fit(train)
         >>> good.restore(branched)

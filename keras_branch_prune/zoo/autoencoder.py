@@ -49,8 +49,8 @@ def rgb_autoencoder(
             of them, or too odd.
 
     Example:
-        >>> model = keras_branch_prune.zoo.rgb_autoencoder()
-        >>> model.compile("adam", keras_branch_prune.zoo.reconstruction_loss)
+        >>> model = kbp.zoo.rgb_autoencoder(widths=(4, 8), input_shape=(16, 16, 3))
+        >>> model.compile("adam", kbp.zoo.reconstruction_loss)
         >>> model.fit(images, images)
     """
     widths = require_widths("widths", widths, at_least=1)

@@ -58,10 +58,11 @@ class DCGAN(keras.Model):
             range.
 
     Example:
-        >>> gan = zoo.DCGAN(branched, discriminator, teacher=generator, distillation=10.0)
+        >>> branched = kbp.branch(generator, kbp.plan(generator, width=0.5))
+        >>> gan = kbp.zoo.DCGAN(branched, discriminator, teacher=generator, distillation=10.0)
         >>> gan.compile()
-        >>> gan.fit(2 * images - 1, epochs=12, callbacks=[keras_branch_prune.AlphaStepDecay(0.1)])
-        >>> compact = keras_branch_prune.merge(gan.generator)
+        >>> gan.fit(2 * images - 1, epochs=12, callbacks=[kbp.AlphaStepDecay(0.1)])
+        >>> compact = kbp.merge(gan.generator)
     """
 
     def __init__(

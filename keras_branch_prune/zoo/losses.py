@@ -25,7 +25,7 @@ def reconstruction_loss(truth: Any, image: Any) -> Any:
         A float32 tensor of shape `(batch,)`. As the `loss` of `compile` Keras takes the mean.
 
     Example:
-        >>> model.compile("adam", keras_branch_prune.zoo.reconstruction_loss)
+        >>> model.compile("adam", kbp.zoo.reconstruction_loss)
     """
     # In float16 the variances in the windows would be rounded to nothing.
     truth, image = (ops.cast(tensor, "float32") for tensor in (truth, image))
