@@ -76,10 +76,10 @@ def set_alpha(model: keras.Model, value: float) -> None:
         ValueError: If `value` is out of range or `model` is not a branched model.
 
     Example:
-        >>> schedule = keras_branch_prune.CosineDecay(steps=20)
-        >>> keras_branch_prune.set_alpha(branched, schedule(10))  # then train for an epoch
-        >>> keras_branch_prune.get_alpha(branched)
-        0.5
+        >>> schedule = kbp.CosineDecay(steps=20)
+        >>> for epoch in range(30):
+        ...     kbp.set_alpha(branched, schedule(epoch))
+        ...     train_one_epoch(branched)
     """
     layer = alpha_layer(model)
     layer.alpha.assign(number_up_to("value", value, at_most=1))

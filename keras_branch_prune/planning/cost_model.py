@@ -30,7 +30,6 @@ class CostModel:
     is worked out once for every combination of their widths.
 
     Example:
-        >>> import keras
         >>> from keras_branch_prune.analysis import analyse
         >>> from keras_branch_prune.graph import canonical
         >>> from keras_branch_prune.planning.cost_model import CostModel

@@ -173,8 +173,8 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     Example:
         >>> def largest(group):
         ...     return np.max(np.abs(group.kernels()[0]), axis=0)
-        >>> keras_branch_prune.register_saliency("largest", largest)
-        >>> plan = keras_branch_prune.plan(model, width=0.5, saliency="largest")
+        >>> kbp.register_saliency("largest", largest)
+        >>> plan = kbp.plan(model, width=0.5, saliency="largest")
 
     Args:
         name: The name by which `plan(saliency=…)` finds it.

@@ -65,13 +65,10 @@ class Distiller(keras.Model):
             no blends.
 
     Example:
-        >>> distiller = keras_branch_prune.Distiller(branched, teacher=model, weight=0.5)
+        >>> distiller = kbp.Distiller(branched, teacher=model, weight=0.5)
         >>> distiller.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        >>> decay = keras_branch_prune.AlphaStepDecay(0.5)
-        >>> history = distiller.fit(images, labels, epochs=2, callbacks=[decay], verbose=0)
-        >>> sorted(history.history)
-        ['accuracy', 'alpha', 'distillation_loss', 'loss', 'task_loss']
-        >>> compact = keras_branch_prune.merge(distiller.model)
+        >>> distiller.fit(train, epochs=12, callbacks=[kbp.AlphaStepDecay(0.1)])
+        >>> compact = kbp.merge(distiller.model)
     """
 
     def __init__(

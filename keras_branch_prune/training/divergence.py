@@ -65,10 +65,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
         stopped_epoch: The epoch, counted from 0, in which training diverged; None if it did not.
 
     Example:
-        >>> guard = keras_branch_prune.StopOnNonFinite()
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> callbacks = [keras_branch_prune.AlphaStepDecay(0.5), guard]
-        >>> history = branched.fit(images, labels, epochs=2, callbacks=callbacks, verbose=0)
+        >>> guard = kbp.StopOnNonFinite()
+        >>> branched.fit(train, epochs=20, callbacks=[kbp.AlphaStepDecay(0.1), guard])
         >>> guard.stopped_epoch is None
         True
     """

@@ -69,7 +69,7 @@ def take(model: keras.Model) -> Snapshot:
         ValueError: If the model is not compiled.
 
     Example:
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> from keras_branch_prune.training import take
         >>> good = take(branched)
         >>> history = branched.fit(images, labels, verbose=0)
         >>> good.restore(branched)
