@@ -58,6 +58,7 @@ class BacktrackingSearch:
         ValueError: If an argument is out of range.
 
     Example:
+        >>> from keras_branch_prune.alpha import BacktrackingSearch
         >>> search = BacktrackingSearch(step_size=0.2, patience=1, max_drop=0.01)
         >>> search.judge(metric=0.90, alpha=1.0, waited=1)
         (<Verdict.ACCEPT: 'accept'>, 0.8)

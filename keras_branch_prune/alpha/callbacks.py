@@ -184,9 +184,9 @@ class StopAtAlphaZero(keras.callbacks.Callback):
         ValueError: If `decay` is no α callback.
 
     Example:
-        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
-        >>> branched.fit(train, validation_data=val, epochs=100,
-        ...              callbacks=[decay, keras_branch_prune.StopAtAlphaZero(decay)])
+        >>> decay = kbp.AlphaBacktracking(0.1)
+        >>> callbacks = [decay, kbp.StopAtAlphaZero(decay)]
+        >>> branched.fit(train, validation_data=validation, epochs=100, callbacks=callbacks)
     """
 
     def __init__(self, decay: keras.callbacks.Callback | None = None):

@@ -169,7 +169,7 @@ def _describe(callback: keras.callbacks.Callback) -> str:
         search = arguments.pop("search")
         given = [field.name for field in dataclasses.fields(search) if field.init]
         arguments |= {name: getattr(search, name) for name in given}
-        arguments |= {"finished": callback.finished, "gave_up": callback.gave_up}
+        arguments |= {"finished": False, "gave_up": False}
     told = {k: v for k, v in arguments.items() if k[0] != "_" and v is not None}
     listed = ", ".join(f"{name}={value!r}" for name, value in sorted(told.items()))
     return f"{type(callback).__name__}({listed})"

@@ -38,26 +38,20 @@ class RunFolder:
         ValueError: If the folder was begun with other settings, or holds other files than a run's.
 
     Example:
-        >>> import tempfile
-        >>> import keras
-        >>> import numpy as np
-        >>> import keras_branch_prune as kbp
         >>> x, y = np.ones((8, 4)), np.ones((8, 2))
         >>> def train(folder):
         ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         ...     model.compile("sgd", "mse")
         ...     backup = kbp.EpochBackup(folder)
         ...     done = backup.restore(model)
-        ...     model.fit(x, y, epochs=3, initial_epoch=done, callbacks=[backup], verbose=0)
+        ...     model.fit(x, y, epochs=1, initial_epoch=done, callbacks=[backup], verbose=0)
         ...     return model
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> run = kbp.RunFolder(folder.name, {"epochs": 3})
+        >>> run = kbp.RunFolder("runs/example", {"epochs": 1})
         >>> model = run.stage("original", train)
         >>> [row["epoch"] for row in run.history("original")]
-        [0, 1, 2]
+        [0]
         >>> run.once("size.json", model.count_params)
         10
-        >>> folder.cleanup()
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any]):
