@@ -53,6 +53,7 @@ def relative_error(expected: Any, actual: Any) -> float:
         A number ≥ 0; infinity if anything is NaN or infinite.
 
     Example:
+        >>> from keras_branch_prune.graph import relative_error
         >>> relative_error(np.array([1.0, -4.0]), np.array([1.0, -3.0]))
         0.25
     """

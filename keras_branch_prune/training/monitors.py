@@ -29,6 +29,7 @@ def direction(monitor: str | None, mode: str) -> str:
     """Returns whether a metric is to fall or to rise.
 
     Example:
+        >>> from keras_branch_prune.training import direction
         >>> direction("val_accuracy", "auto")
         'max'
 
