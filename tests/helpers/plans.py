@@ -14,12 +14,6 @@ def samples(model: keras.Model, number: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def compact(model: keras.Model, plan: kbp.PruningPlan) -> keras.Model:
-    branched = kbp.branch(model, plan)
-    kbp.set_alpha(branched, 0.0)
-    return kbp.merge(branched, verify=False)
-
-
 def widths(plan: kbp.PruningPlan) -> dict[str, int]:
     return {group.name: group.width for group in plan.groups}
 

@@ -15,6 +15,8 @@ from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.planning import planner, targets, width_search
 
 COUNTS = {"params": kbp.count_parameters, "macs": kbp.count_macs}
+
+
 HALF = {"conv1": 48, "conv2": 80, "conv3": 64, "hidden": 25}
 
 
@@ -170,6 +172,13 @@ def test_a_latency_that_is_not_met_warns(clock, options, lowest):
     assert widths(plan) == lowest
 
 
+def test_floors_that_leave_nothing_are_found_before_a_latency_is_looked_for(clock):
+    message = "`latency` must be at least 1.0000: .* Received: 0.999999999"
+    with pytest.raises(ValueError, match=message):
+        kbp.plan(wide(), latency=0.5, floors=1.0)
+    assert clock == []
+
+
 def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
     monkeypatch.setattr(width_search, "latency_share", lambda *_, **__: 1.0)
     with pytest.warns(UserWarning, match="was not met: 1.000 "):
@@ -177,10 +186,3 @@ def test_a_latency_that_nothing_changes_warns(monkeypatch, clock):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kbp.plan(wide(), macs=0.5)
-
-
-def test_floors_that_leave_nothing_are_found_before_a_latency_is_looked_for(clock):
-    message = "`latency` must be at least 1.0000: .* Received: 0.999999999"
-    with pytest.raises(ValueError, match=message):
-        kbp.plan(wide(), latency=0.5, floors=1.0)
-    assert clock == []

@@ -57,6 +57,21 @@ def test_a_registered_rule_makes_a_custom_layer_prunable(rule, monkeypatch):
     assert error_between(result, compact) <= 1e-6
 
 
+def test_a_rule_that_ties_no_calls_gives_a_shared_layer_several_narrow_copies(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    kbp.register_rule(ChannelScale, ChannelScaleRule())
+    keras.utils.clear_session()
+    inputs, scale = keras.Input((5,)), ChannelScale(name="scale")
+    x = [scale(layers.Dense(8, name=name)(inputs)) for name in "ab"]
+    model = randomized(keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(x))))
+    result = kbp.branch(model, kbp.plan(model, width={"a": 0.25, "b": 0.5}))
+    kbp.set_alpha(result, 0)
+    compact = kbp.merge(result)
+    shapes = {layer.name: layer.factor.shape for layer in compact.layers if "scale" in layer.name}
+    assert shapes == {"scale": (1, 2), "scale_1": (1, 4)}
+    assert error_between(result, compact) <= 1e-6
+
+
 def test_without_a_rule_the_custom_layer_is_a_barrier():
     (hidden, _head) = kbp.explain(scaled_model()).groups
     assert hidden.reason == "'scale' (ChannelScale) has no rule"
@@ -87,18 +102,3 @@ def test_the_custom_layer_of_the_readme(monkeypatch):
 def test_register_rule_checks_its_arguments(cls, rule):
     with pytest.raises(TypeError, match="`cls` must be|`rule` must have"):
         kbp.register_rule(cls, rule)
-
-
-def test_a_rule_that_ties_no_calls_gives_a_shared_layer_several_narrow_copies(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    kbp.register_rule(ChannelScale, ChannelScaleRule())
-    keras.utils.clear_session()
-    inputs, scale = keras.Input((5,)), ChannelScale(name="scale")
-    x = [scale(layers.Dense(8, name=name)(inputs)) for name in "ab"]
-    model = randomized(keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(x))))
-    result = kbp.branch(model, kbp.plan(model, width={"a": 0.25, "b": 0.5}))
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    shapes = {layer.name: layer.factor.shape for layer in compact.layers if "scale" in layer.name}
-    assert shapes == {"scale": (1, 2), "scale_1": (1, 4)}
-    assert error_between(result, compact) <= 1e-6
