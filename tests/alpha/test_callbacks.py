@@ -8,80 +8,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from helpers.alpha_meter import TENTHS, CallCounter, alpha_meter, feed, train
 from helpers.small_models import small_branched_model
 
 import keras_branch_prune as kbp
-from keras_branch_prune.alpha.schedules import LinearDecay, ScheduleType, StepDecay
-from keras_branch_prune.layers.alpha import Alpha, alpha_layer
-from keras_branch_prune.layers.blend import AlphaBlend
-
-TENTHS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
-
-
-@keras.saving.register_keras_serializable(package="test_callbacks")
-class CallCounter(keras.layers.Layer):
-    """Counts how often Python runs its `call`, i.e. how often the model is traced."""
-
-    calls = 0
-
-    def call(self, inputs):
-        CallCounter.calls += 1
-        return inputs
-
-
-def alpha_meter(learning_rate=0.0, **compile_options):
-    """A model whose output and loss are α: its original branch emits 1, the pruned one 0."""
-    inputs = keras.Input((1,))
-    x = CallCounter()(inputs)
-    original = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
-    pruned = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(x)
-    blend = AlphaBlend(name="blend")([Alpha(name="alpha")(inputs), original, pruned])
-    model = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(blend))
-    model.compile(keras.optimizers.SGD(learning_rate), "mean_absolute_error", **compile_options)
-    return model
-
-
-def train(model, callback, epochs, batches=4, validation=True, **options):
-    """Fits an α meter; every batch holds one sample. Returns the history."""
-    data = np.ones((batches, 1), "float32"), np.zeros((batches, 1), "float32")
-    options.setdefault("callbacks", [callback])
-    options.setdefault("validation_data", data if validation else None)
-    return model.fit(*data, batch_size=1, epochs=epochs, verbose=0, **options).history
-
-
-def feed(callback, monitor, values, model=None):
-    """Calls `on_epoch_end` with one value of the metric per epoch; returns α of each epoch."""
-    model = model or alpha_meter()
-    callback.set_model(model)
-    callback.on_train_begin()
-    alphas = []
-    for epoch, value in enumerate(values):
-        logs = {"loss": 0.0, "val_loss": 0.0, monitor: value}
-        callback.on_epoch_end(epoch, logs)
-        alphas.append(logs["alpha"])
-    return alphas
-
 
 # What α is in which epoch
-
-
-@pytest.mark.parametrize(
-    ("callback", "expected"),
-    [
-        (kbp.AlphaStepDecay(), [*TENTHS, 0.0]),
-        (kbp.AlphaStepDecay(0.5, every=2), [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]),
-        (kbp.AlphaStepDecay(0.5, threshold=0.5), [1.0, 0.0, 0.0]),
-        (kbp.AlphaExponentialDecay(math.log(4), threshold=0.2), [1.0, 0.25, 0.0]),
-        (kbp.AlphaMultiplicativeDecay(0.5), [1, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0]),
-        (kbp.AlphaLinearDecay(4), [1.0, 0.75, 0.5, 0.25, 0.0]),
-        (kbp.AlphaCosineDecay(4), [1.0, 0.8535534, 0.5, 0.14644662, 0.0]),
-        (kbp.AlphaReduceOnPlateau(0.5, "loss", 1), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]),
-        (kbp.AlphaCallback(StepDecay(0.5)), [1.0, 0.5, 0.0]),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, kbp.AlphaCallback) else "",
-)
-def test_alpha_of_each_epoch(callback, expected):
-    assert feed(callback, "loss", [0.0] * len(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -192,27 +124,6 @@ def test_only_counting_batches_needs_synchronous_batches():
 def test_steps_when_the_metric_has_stalled(monitor, options, values, expected):
     callback = kbp.AlphaStepDecay(0.5, monitor=monitor, **{"patience": 2, **options})
     assert feed(callback, monitor, values) == expected
-
-
-@pytest.mark.parametrize(
-    ("monitor", "direction"),
-    [
-        ("loss", "min"),
-        ("val_loss", "min"),
-        ("val_decoder_loss", "min"),
-        ("mean_squared_error", "min"),
-        ("val_sparse_categorical_crossentropy", "min"),
-        ("mae", "min"),
-        ("acc", "max"),
-        ("val_sparse_top_k_categorical_accuracy", "max"),
-        ("val_accuracy_1", "max"),
-        ("auc", "max"),
-        ("f1_score", "max"),
-        ("mean_io_u_2", "max"),
-    ],
-)
-def test_tells_the_direction_from_the_name(monitor, direction):
-    assert kbp.AlphaStepDecay(monitor=monitor).mode == direction
 
 
 def test_validation_in_some_epochs_only():
@@ -350,23 +261,7 @@ def test_saved_model_continues(tmp_path):
     assert histories[0]["alpha"] == histories[1]["alpha"] == [0.5, 0.5] + [0.25] * 4
 
 
-# Access
-
-
-def test_get_and_set_alpha():
-    model = alpha_meter()
-    assert kbp.get_alpha(model) == 1.0
-    for value in (0.1, 0.7, 0, 1, np.float32(0.3)):
-        kbp.set_alpha(model, value)
-        assert kbp.get_alpha(model) == pytest.approx(float(value), abs=1e-7)
-        assert float(model(np.ones((1, 1)))[0, 0]) == np.float32(value)
-
-
-def test_finds_alpha_in_a_surrounding_model():
-    branched = alpha_meter()
-    outer = keras.Sequential([keras.Input((1,)), branched, keras.layers.Dense(1)])
-    kbp.set_alpha(outer, 0.25)
-    assert kbp.get_alpha(branched) == 0.25
+# An α that was set by hand
 
 
 @pytest.mark.parametrize(
@@ -400,89 +295,3 @@ def test_set_alpha_restarts_the_count():
     feed(callback, "loss", [0.0, 0.0], model=model)
     kbp.set_alpha(model, 0.5)
     assert feed(callback, "loss", [0.0] * 4, model=model) == [0.5, 0.5, 0.5, 0.4]
-
-
-def plain_model():
-    return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="plain")
-
-
-def two_alphas():
-    inputs = keras.Input((1,))
-    outputs = [Alpha(name="first")(inputs), Alpha(name="second")(inputs)]
-    return keras.Model(inputs, [keras.ops.add(inputs, output) for output in outputs])
-
-
-def test_model_without_alpha():
-    message = "'plain' is not a branched model; call keras_branch_prune.branch first"
-    with pytest.raises(ValueError, match=message):
-        kbp.get_alpha(plain_model())
-    with pytest.raises(ValueError, match=message):
-        kbp.set_alpha(plain_model(), 0.5)
-    model = plain_model()
-    model.compile(loss="mse")
-    with pytest.raises(ValueError, match=message):
-        model.fit(np.ones((1, 1)), np.ones((1, 1)), callbacks=[kbp.AlphaStepDecay()], verbose=0)
-
-
-def test_model_with_two_alphas():
-    with pytest.raises(ValueError, match=r"exactly one `Alpha` layer.*\['first', 'second'\]"):
-        alpha_layer(two_alphas())
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, None, "0.5", True])
-def test_wrong_alpha(value):
-    with pytest.raises(ValueError, match=r"`value` must be a number in \[0, 1\]. Received: value="):
-        kbp.set_alpha(alpha_meter(), value)
-
-
-# Arguments
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"every": 0}, "`every` must be an integer of at least 1. Received: every=0"),
-        ({"every": 1.5}, "`every` must be an integer .* every=1.5"),
-        ({"unit": "step"}, "`unit` must be 'epoch' or 'batch'. Received: unit='step'"),
-        ({"monitor": "loss", "patience": -1}, "`patience` must be .* at least 0. Received"),
-        ({"monitor": "loss", "mode": "up"}, "`mode` must be 'auto', 'min' or 'max'. Received"),
-        ({"monitor": "fid"}, "`mode` must be 'min' or 'max' for monitor='fid'.*Received"),
-        ({"monitor": "loss", "min_delta": -1}, "`min_delta` must be .* Received: min_delta=-1"),
-        ({"monitor": "loss", "min_delta": None}, "`min_delta` must be .* Received"),
-        ({"monitor": "loss", "unit": "batch"}, "`monitor` cannot be combined .*unit='batch'"),
-        ({"monitor": "loss", "every": 2}, "`monitor` cannot be combined .*every=2"),
-        ({"step_size": 0}, "`step_size` must be .* Received: step_size=0"),
-        ({"threshold": 1}, "`threshold` must be .* Received: threshold=1"),
-    ],
-)
-def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        kbp.AlphaStepDecay(**options)
-
-
-def test_plateau_needs_a_metric():
-    with pytest.raises(ValueError, match="`monitor` must be the name of a metric"):
-        kbp.AlphaReduceOnPlateau(monitor=None)
-
-
-def test_schedule_must_be_one():
-    with pytest.raises(ValueError, match=r"`schedule` must be an AlphaSchedule\. Received"):
-        kbp.AlphaCallback(0.1)
-
-
-@pytest.mark.parametrize("kind", ScheduleType)
-def test_make_alpha_callback(kind):
-    parameter = 3.0 if kind in (ScheduleType.LINEAR, ScheduleType.COSINE) else 0.25
-    callback = kbp.make_alpha_callback(kind, parameter, monitor="loss", patience=4, threshold=0.1)
-    assert parameter in vars(callback.schedule).values()
-    assert (callback.monitor, callback.patience, callback.schedule.threshold) == ("loss", 4, 0.1)
-    assert kbp.make_alpha_callback(kind).schedule == type(callback)().schedule
-    assert kind.name.replace("_", "") in type(callback).__name__.upper()
-
-
-def test_make_alpha_callback_refuses():
-    with pytest.raises(ValueError, match=r"`schedule` must be a ScheduleType\. Received"):
-        kbp.make_alpha_callback("step")
-    with pytest.raises(ValueError, match="`steps` must be an integer"):
-        kbp.make_alpha_callback(ScheduleType.LINEAR, 2.5)
-    assert kbp.make_alpha_callback(ScheduleType.LINEAR, 20.0).schedule == LinearDecay(20)
