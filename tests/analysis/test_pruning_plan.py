@@ -8,24 +8,6 @@ import pytest
 from helpers.models import build, dtype_policy
 
 import keras_branch_prune as kbp
-from keras_branch_prune.planning.widths import round_width
-
-
-@pytest.mark.parametrize(
-    ("width", "channels", "round_to", "expected"),
-    [
-        (64 * 0.34375, 64, 1, 22),
-        (0.2, 10, 1, 1),
-        (2.5, 10, 1, 3),
-        (22, 64, 16, 16),
-        (44, 128, 16, 48),
-        (88, 256, 16, 80),
-        (3, 8, 16, 8),
-        (5, 64, 16, 16),
-    ],
-)
-def test_round_width(width, channels, round_to, expected):
-    assert round_width(width, channels, round_to) == expected
 
 
 def test_l1_keeps_the_channels_with_the_largest_kernels():
@@ -99,29 +81,6 @@ def test_a_part_is_scored_by_its_slice_of_every_producer():
     assert kbp.plan(model, width=0.5).kept == {"conv2": (0,), "conv4": (1, 2)}
 
 
-CHAIN = ["stem", "reduce1", "reduce2"]
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, CHAIN),
-        ({"include": "reduce1"}, ["reduce1"]),
-        ({"include": "restore2"}, ["stem"]),
-        ({"include": "reduce?"}, ["reduce1", "reduce2"]),
-        ({"include": ["stem", "*2"]}, ["stem", "reduce2"]),
-        ({"include": lambda group: group.channels == 6}, ["reduce1", "reduce2"]),
-        ({"exclude": "reduce*"}, ["stem"]),
-        ({"exclude": [lambda group: len(group.producers) > 1, "reduce2"]}, ["reduce1"]),
-        ({"include": "reduce*", "exclude": "*1"}, ["reduce2"]),
-        ({"residual": False}, ["reduce1", "reduce2"]),
-    ],
-)
-def test_selection(options, expected):
-    plan = kbp.plan(build("residual"), width=0.5, **options)
-    assert [group.name for group in plan.groups] == expected
-
-
 def test_rounding_is_for_channels_and_heads_are_counted():
     x = inputs = keras.Input((5, 8))
     x = keras.layers.Dense(24, name="wide")(x)
@@ -131,68 +90,6 @@ def test_rounding_is_for_channels_and_heads_are_counted():
     plan = kbp.plan(model, width=0.5, round_to=16)
     widths = {group.name: group.width for group in plan.groups}
     assert widths == {"wide": 16, "attention__query": 8, "attention__value": 16, "attention": 16}
-
-
-def test_scope_is_what_a_nested_model_consists_of():
-    model = build("nested_twice")
-    plan = kbp.plan(model, width=0.5, scope="inner")
-    assert plan.kept.keys() == {"inner__conv", "inner__project"}
-    assert kbp.plan(model, width=0.5).kept.keys() > plan.kept.keys()
-    assert kbp.plan(model, width=0.5, include="inner__*").groups == plan.groups
-    assert ("scope", "inner") in plan.target
-
-
-def test_scope_finds_models_in_models():
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, name="a")], name="deep")
-    outer = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(6, name="b")], name="o")
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(outer(inputs)))
-    names = [g.name for g in kbp.plan(model, width=0.5, scope="deep").groups]
-    assert names == ["o__deep__a"]
-    assert len(kbp.plan(model, width=0.5, scope=["deep", "o"]).groups) == 2
-
-
-def test_groups_out_of_the_selection_keep_their_width_exactly():
-    # Rounded, a width of 6 channels would be 5.
-    plan = kbp.plan(build("conv_bn"), width=0.7, include="conv1", round_to=5)
-    named = kbp.plan(build("conv_bn"), width={"conv1": 0.7}, round_to=5)
-    assert plan.kept.keys() == named.kept.keys() == {"conv1"}
-    assert plan.groups == named.groups
-
-
-def test_the_target_records_the_selection():
-    def wide(group):
-        return group.channels > 6
-
-    options = {"include": ["stem", wide], "exclude": "reduce1", "residual": True}
-    plan = kbp.plan(build("residual"), width=0.5, **options)
-    pairs = [("include", "stem"), ("include", "wide"), ("exclude", "reduce1"), ("residual", True)]
-    assert set(pairs) <= set(plan.target)
-    assert kbp.PruningPlan.from_json(plan.to_json()) == plan
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"include": "nothing"}, "`include` matches no channel group. Received: 'nothing'"),
-        ({"include": ["stem", "no*"]}, r"`include` matches no channel group. Received: 'no\*'"),
-        ({"exclude": "stem7"}, "`exclude` matches no channel group. Received: 'stem7'"),
-        ({"scope": "encoder"}, "`scope` matches no channel group. Received: 'encoder'"),
-        ({"include": "head"}, "(?s)must leave a channel group.*head: is a model output"),
-        ({"exclude": "*"}, "must leave a channel group that can be pruned"),
-        ({"include": "stem", "residual": False}, "must leave a channel group"),
-        ({"width": {"stem": 0.5}, "residual": False}, "`width` names group 'stem', which"),
-    ],
-)
-def test_bad_selections(options, message):
-    with pytest.raises(ValueError, match=message):
-        kbp.plan(build("residual"), **{"width": 0.5, **options})
-
-
-@pytest.mark.parametrize("argument", ["include", "exclude", "scope"])
-def test_selectors_are_text_or_functions(argument):
-    with pytest.raises(TypeError, match=f"`{argument}` must consist of .* Received: 3"):
-        kbp.plan(build("residual"), width=0.5, **{argument: [3]})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

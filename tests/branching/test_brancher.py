@@ -1,22 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from helpers.models import build, error_between, perturb_maps, randomized
-from keras import layers
+from helpers.models import branched, build, error_between, perturb_maps
 
 import keras_branch_prune as kbp
-from keras_branch_prune.rules import table as rules
-
-
-def branched(name="conv_bn", **options):
-    model = build(name)
-    return kbp.branch(model, kbp.plan(model, width=0.5), **options)
 
 
 def test_the_pruned_branch_starts_as_the_selected_channels():
@@ -46,27 +37,6 @@ def test_alpha_blends_linearly_between_the_branches():
     assert not np.allclose(outputs[0], outputs[2], atol=1e-3)
 
 
-def test_frozen_original_is_trainable_again_after_the_merge():
-    result = branched(train_original=False)
-    trainable = {variable.path.split("/")[0] for variable in result.trainable_variables}
-    assert trainable == {
-        "conv1__reduce", "bn1__pruned", "conv2__expand",
-        "conv2__reduce", "bn2__pruned", "head__expand",
-    }  # fmt: skip
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    assert all(layer.trainable for layer in compact.layers)
-
-
-def test_layers_that_the_user_froze_stay_frozen():
-    model = build("conv_bn")
-    model.get_layer("conv1").trainable = False
-    result = kbp.branch(model, kbp.plan(model, width=0.5), train_original=False)
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    assert [layer.name for layer in compact.layers if not layer.trainable] == ["conv1"]
-
-
 def test_every_part_trains():
     result = branched("residual")
     result.compile("sgd", "mse")
@@ -81,15 +51,6 @@ def test_every_part_trains():
         if np.array_equal(v.numpy(), old)
     ]
     assert still == []
-
-
-def test_training_at_alpha_zero_leaves_the_merge_exact():
-    result = branched("conv_bn")
-    result.compile("sgd", "mse")
-    kbp.set_alpha(result, 0)
-    rng = np.random.default_rng(0)
-    result.fit(rng.normal(size=(16, 8, 8, 3)), rng.normal(size=(16, 4)), epochs=2, verbose=0)
-    assert error_between(result, kbp.merge(result)) <= 1e-5
 
 
 def test_stochastic_blends_draw_each_for_itself(tmp_path):
@@ -127,134 +88,16 @@ def test_wrong_chance(options):
         branched("mlp", **options)
 
 
-def test_merge_refuses_alpha_above_zero():
-    with pytest.raises(ValueError, match="must have α = 0 to be merged. Received: α = 1;"):
-        kbp.merge(branched("mlp"))
-
-
-def test_merge_refuses_a_model_that_is_not_branched():
-    with pytest.raises(ValueError, match="not a branched model"):
-        kbp.merge(build("mlp"))
-
-
-def test_merge_notices_nan_weights():
-    result = branched("mlp")
-    kbp.set_alpha(result, 0)
-    layer = result.get_layer("hidden1__reduce")
-    layer.set_weights([np.full_like(w, np.nan) for w in layer.get_weights()])
-    with pytest.raises(ValueError, match="differ by inf"):
-        kbp.merge(result)
-
-
 def test_branching_twice_is_refused():
     once = branched("mlp")
     with pytest.raises(ValueError, match="`model` must not be branched already. Received: 'mlp'"):
         kbp.plan(once, width=0.5)
 
 
-def test_compact_model_can_be_pruned_again():
-    result = branched("conv_bn")
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    again = kbp.branch(compact, kbp.plan(compact, width=0.5))
-    kbp.set_alpha(again, 0)
-    assert kbp.merge(again).get_layer("conv1").filters == 2
-
-
 def test_a_plan_that_narrows_nothing_is_refused():
     model = build("mlp")
     with pytest.raises(ValueError, match="`plan` must narrow at least one group"):
         kbp.branch(model, kbp.plan(model, width=1.0))
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class ChannelScale(layers.Layer):
-    """A user's layer: one factor per channel, kept in the last axis of its weight."""
-
-    def build(self, input_shape):
-        self.factor = self.add_weight(shape=(1, input_shape[-1]), name="factor")
-
-    def call(self, inputs):
-        return inputs * self.factor
-
-
-def scaled_model():
-    x = inputs = keras.Input((5,))
-    x = ChannelScale(name="scale")(layers.Dense(8, name="hidden")(x))
-    return keras.Model(inputs, layers.Dense(2, name="head")(x))
-
-
-class ChannelScaleRule:
-    """A user's rule: any object with the methods `trace` and `narrow`."""
-
-    def trace(self, call, layouts, tracker):
-        (layout,) = layouts
-        return layout
-
-    def narrow(self, call, layout, kept):
-        (factor,) = call.unit.arrays()
-        return call.replace_unit(weights=(factor[:, layout.kept_indices(kept)],))
-
-
-@pytest.mark.parametrize(
-    "rule", [kbp.Channelwise(weight_axis=lambda axis: 1), ChannelScaleRule()], ids=["kind", "own"]
-)
-def test_a_registered_rule_makes_a_custom_layer_prunable(rule, monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    kbp.register_rule(ChannelScale, rule)
-    model = scaled_model()
-    result = kbp.branch(model, kbp.plan(model, width=0.5))
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    assert compact.get_layer("scale").factor.shape == (1, 4)
-    assert error_between(result, compact) <= 1e-6
-
-
-def test_a_rule_that_ties_no_calls_gives_a_shared_layer_several_narrow_copies(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    kbp.register_rule(ChannelScale, ChannelScaleRule())
-    keras.utils.clear_session()
-    inputs, scale = keras.Input((5,)), ChannelScale(name="scale")
-    x = [scale(layers.Dense(8, name=name)(inputs)) for name in "ab"]
-    model = randomized(keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(x))))
-    result = kbp.branch(model, kbp.plan(model, width={"a": 0.25, "b": 0.5}))
-    kbp.set_alpha(result, 0)
-    compact = kbp.merge(result)
-    shapes = {layer.name: layer.factor.shape for layer in compact.layers if "scale" in layer.name}
-    assert shapes == {"scale": (1, 2), "scale_1": (1, 4)}
-    assert error_between(result, compact) <= 1e-6
-
-
-def test_without_a_rule_the_custom_layer_is_a_barrier():
-    (hidden, _head) = kbp.explain(scaled_model()).groups
-    assert hidden.reason == "'scale' (ChannelScale) has no rule"
-
-
-def test_the_custom_layer_of_the_readme(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    (code,) = [
-        block
-        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-        if "register_rule(" in block
-    ]
-    names = {"keras": keras, "kbp": kbp}
-    exec(code, names)
-    x = inputs = keras.Input((5,))
-    x = names["ChannelScale"](name="scale")(layers.Dense(8, name="hidden")(x))
-    model = randomized(keras.Model(inputs, layers.Dense(2, name="head")(x)))
-    result = kbp.branch(model, kbp.plan(model, width=0.5))
-    kbp.set_alpha(result, 0)
-    perturb_maps(result)
-    compact = kbp.merge(result)
-    assert compact.get_layer("scale").factor.shape == (1, 4)
-    assert error_between(result, compact) <= 1e-6
-
-
-@pytest.mark.parametrize(("cls", "rule"), [("Dense", kbp.Channelwise()), (ChannelScale, object())])
-def test_register_rule_checks_its_arguments(cls, rule):
-    with pytest.raises(TypeError, match="`cls` must be|`rule` must have"):
-        kbp.register_rule(cls, rule)
 
 
 def test_plan_applied_to_other_weights_of_the_same_structure():

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 
+import keras_branch_prune as kbp
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
 # Keras 3.8 has no RMSNormalization yet.
@@ -440,3 +441,8 @@ def error_between(expected: keras.Model, actual: keras.Model, batch_size: int = 
     """Returns the relative error between two models on random inputs."""
     inputs = random_inputs(expected, batch_size, seed=7)
     return relative_error(expected(inputs, training=False), actual(inputs, training=False))
+
+
+def branched(name="conv_bn", **options):
+    model = build(name)
+    return kbp.branch(model, kbp.plan(model, width=0.5), **options)

@@ -29,3 +29,18 @@ def compile_(model, loss="sparse_categorical_crossentropy", **options):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
     model.compile(optimizer, loss, metrics=["accuracy"], **options)
+
+
+def untrained(model):
+    """Returns a copy with random weights, not compiled."""
+    return type(model).from_config(model.get_config())
+
+
+def prune(original, folder, **options):
+    options = {
+        "recipe": RECIPE,
+        "verbose": 0,
+        **({} if "plan" in options else {"width": 0.5}),
+        **options,
+    }
+    return kbp.prune(original, TRAIN, VALIDATION, output_dir=folder, **options)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from keras_branch_prune.analysis.groups import ChannelGroup
-from keras_branch_prune.planning.widths import WidthChoices, WidthLimits
+from keras_branch_prune.planning.widths import WidthChoices, WidthLimits, round_width
 
 
 def group(channels=40, conv_groups=1, name="g"):
@@ -60,3 +60,20 @@ def test_steps_between_choices():
 def test_conflicts(options, message):
     with pytest.raises(ValueError, match=message):
         WidthLimits(**options).choices([group()])
+
+
+@pytest.mark.parametrize(
+    ("width", "channels", "round_to", "expected"),
+    [
+        (64 * 0.34375, 64, 1, 22),
+        (0.2, 10, 1, 1),
+        (2.5, 10, 1, 3),
+        (22, 64, 16, 16),
+        (44, 128, 16, 48),
+        (88, 256, 16, 80),
+        (3, 8, 16, 8),
+        (5, 64, 16, 16),
+    ],
+)
+def test_round_width(width, channels, round_to, expected):
+    assert round_width(width, channels, round_to) == expected

@@ -9,29 +9,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.three_classes import RECIPE, TEST, TRAIN, VALIDATION, compile_
+from helpers.three_classes import RECIPE, TEST, TRAIN, VALIDATION, compile_, prune, untrained
 from keras import layers
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning.trainer import Trainer, compile_like
+from keras_branch_prune.pruning.trainer import Trainer
 from keras_branch_prune.training import batch_statistics
 
 SAME_PRECISION = {"rtol": 0, "atol": 1e-6}
-
-
-def untrained(model):
-    """Returns a copy with random weights, not compiled."""
-    return type(model).from_config(model.get_config())
-
-
-def prune(original, folder, **options):
-    options = {
-        "recipe": RECIPE,
-        "verbose": 0,
-        **({} if "plan" in options else {"width": 0.5}),
-        **options,
-    }
-    return kbp.prune(original, TRAIN, VALIDATION, output_dir=folder, **options)
 
 
 class Killed(BaseException):
@@ -163,44 +148,6 @@ def test_datasets_do_as_well_as_arrays(original, tmp_path):
     assert result.metrics["compact"]["macs"] <= 0.6 * result.metrics["original"]["macs"]
 
 
-def test_given_calibration_data_serve_the_plan_and_the_branch(original, tmp_path):
-    recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
-    given, folder = TRAIN[0][:40] + 1, tmp_path / "run"
-    options = {"recipe": recipe, "alpha": kbp.AlphaStepDecay(1.0), "calibration": given}
-    result = prune(original, folder, **options)
-    assert dict(result.plan.target)["calibration"].startswith("40 samples")
-    expected = kbp.branch(original, result.plan, calibration=given).get_weights()
-    found = kbp.load_model(folder / "start.keras").get_weights()
-    for a, b in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_sample_weights_are_used(original, tmp_path):
-    nothing = np.zeros(len(TRAIN[1]), np.float32)
-    recipe = dataclasses.replace(RECIPE, finetune_epochs=1)
-    options = {"recipe": recipe, "width": 0.5, "verbose": 0, "alpha": kbp.AlphaStepDecay(1.0)}
-    result = kbp.prune(original, (*TRAIN, nothing), output_dir=tmp_path / "run", **options)
-    assert result.history["compact"][0]["loss"] == 0
-
-
-def test_distillation_and_matching_are_logged(original, tmp_path):
-    recipe = dataclasses.replace(RECIPE, finetune_epochs=1, distillation=0.5, matching=0.1)
-    result = prune(original, tmp_path / "run", recipe=recipe, alpha=kbp.AlphaStepDecay(0.5))
-    assert {"distillation_loss", "matching_loss"} <= set(result.history["branched"][0])
-    assert "distillation_loss" in result.history["compact"][0]
-    assert "matching_loss" not in result.history["compact"][0]
-
-
-def test_a_finished_plan_is_taken(original, tmp_path):
-    plan = kbp.plan(original, width={"conv1": 0.25})
-    recipe = dataclasses.replace(RECIPE, finetune_epochs=0)
-    alpha = kbp.AlphaStepDecay(1.0)
-    result = prune(original, tmp_path / "run", plan=plan, recipe=recipe, alpha=alpha)
-    assert result.plan == plan
-    with pytest.raises(ValueError, match=r"`plan` is finished; .* Received: \['macs'\]"):
-        prune(original, tmp_path / "other", plan=plan, macs=0.5)
-
-
 def test_alpha_must_reach_zero(original, tmp_path):
     slow = dataclasses.replace(RECIPE, blend_epochs=2)
     with pytest.raises(RuntimeError, match=r"α is still 0.6 after at most 2 epochs"):
@@ -230,78 +177,9 @@ def test_compiling_can_be_given(original, tmp_path):
     prune(bare, tmp_path / "run", compile=compile_, recipe=recipe, alpha=alpha)
 
 
-def test_a_schedule_of_the_learning_rate_begins_anew(original):
-    model = untrained(original)
-    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 10, 0.1)
-    model.compile(keras.optimizers.SGD(schedule), "mse")
-    trainer = Trainer(compile_like(model), TRAIN, None, kbp.Recipe())
-    assert trainer.early_rate == pytest.approx(0.3)
-    assert trainer.blend_rate == pytest.approx(0.06)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"blend_epochs": 0},
-            "must be an integer of at least 1. Received: blend_epochs=0",
-        ),
-        (
-            {"finetune_epochs": True},
-            "must be an integer .* Received: finetune_epochs=True",
-        ),
-        (
-            {"batch_size": 1.5},
-            "must be an integer of at least 1. Received: batch_size=1.5",
-        ),
-        (
-            {"learning_rate": 0},
-            "must be a positive number. Received: learning_rate=0",
-        ),
-        ({"blend_learning_rate": float("nan")}, "`blend_learning_rate` must .* Received: .*nan"),
-        (
-            {"temperature": None},
-            "must be a positive number. Received: temperature=None",
-        ),
-        ({"distillation": 1.5}, r"`distillation` must be a number in \[0, 1\]"),
-        ({"matching": -1}, r"`matching` must be a number in \[0, inf\]"),
-    ],
-)
-def test_a_recipe_is_checked(options, message):
-    with pytest.raises(ValueError, match=message):
-        kbp.Recipe(**options)
-
-
 def test_alpha_must_be_a_callback(original, tmp_path):
     with pytest.raises(TypeError, match="`alpha` must be an α callback .* Received: 0.1"):
         prune(original, tmp_path / "run", alpha=0.1)
-
-
-class Endless(keras.utils.PyDataset):
-    """Has no `__len__`, as Keras has it for datasets without end."""
-
-    num_batches = None
-
-    def __getitem__(self, index):
-        return TRAIN
-
-
-@pytest.mark.parametrize("name", ["train", "validation"])
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
-        (TRAIN[0], TypeError, "Received: ndarray"),
-        ((TRAIN[0],), TypeError, "Received: tuple"),
-        ((batch for batch in [TRAIN]), TypeError, "Received: generator"),
-        (tf.data.Dataset.from_tensors(TRAIN).repeat(), ValueError, "must be a dataset that ends"),
-        (Endless(), ValueError, "must be a dataset that ends"),
-    ],
-)
-def test_data_must_be_readable_again(original, tmp_path, name, value, error, message):
-    given = {"train": TRAIN, "validation": VALIDATION, name: value}
-    with pytest.raises(error, match=f"`{name}` .*{message}"):
-        kbp.prune(original, **given, output_dir=tmp_path / "run", width=0.5)
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_recipe_says_how_to_begin(original, tmp_path):
