@@ -11,7 +11,7 @@ from helpers.export_cases import assert_round_trip, cnn
 from helpers.saved_models import is_frozen, signature_of, tensors_of
 from keras import layers
 
-from keras_branch_prune.exporting import saved_model as export
+from keras_branch_prune.exporting import serving
 from keras_branch_prune.exporting.saved_model import export_saved_model
 from keras_branch_prune.graph.equivalence import random_inputs, relative_error
 
@@ -35,8 +35,8 @@ def test_input_names_that_tensorflow_does_not_allow(tmp_path):
 
 def test_large_models_are_not_frozen(tmp_path, monkeypatch):
     model = cnn()
-    assert export.fits_frozen(model)
-    monkeypatch.setattr(export, "_MAX_FROZEN_BYTES", 1)
+    assert serving.fits_frozen(model)
+    monkeypatch.setattr(serving, "_MAX_FROZEN_BYTES", 1)
     path = export_saved_model(model, tmp_path / "saved", verify=False)
     assert not is_frozen(path)
 
