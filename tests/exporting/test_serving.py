@@ -35,7 +35,7 @@ def test_input_names_that_tensorflow_does_not_allow(tmp_path):
 
 def test_large_models_are_not_frozen(tmp_path, monkeypatch):
     model = cnn()
-    assert serving.fits_frozen(model)
+    assert serving.fits_as_constants(model)
     monkeypatch.setattr(serving, "_MAX_FROZEN_BYTES", 1)
     path = export_saved_model(model, tmp_path / "saved", verify=False)
     assert not is_frozen(path)
