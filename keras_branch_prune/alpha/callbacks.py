@@ -45,7 +45,7 @@ class AlphaCallback(keras.callbacks.Callback):
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> callback = AlphaCallback(schedules.CosineDecay(steps=500), unit="batch")
+        >>> callback = kbp.AlphaCallback(kbp.CosineDecay(steps=500), unit="batch")
         >>> branched.fit(train, epochs=10, callbacks=[callback])
     """
 

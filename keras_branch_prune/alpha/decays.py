@@ -17,8 +17,8 @@ class AlphaStepDecay(AlphaCallback):
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
 
     Example:
-        >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
-        >>> branched.fit(train, validation_data=val, epochs=500, callbacks=[callback])
+        >>> callback = kbp.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
+        >>> branched.fit(train, validation_data=validation, epochs=500, callbacks=[callback])
     """
 
     def __init__(self, step_size: float = 0.1, *, threshold: float = 0.015, **options: Any):
@@ -127,7 +127,8 @@ def make_alpha_callback(
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> make_alpha_callback(ScheduleType.COSINE, 20, monitor="val_loss", patience=5)
+        >>> kbp.make_alpha_callback(kbp.ScheduleType.COSINE, 20, every=5).schedule
+        CosineDecay(threshold=0.015, steps=20)
     """
     require(schedule in _CALLBACKS, "schedule", schedule, "a ScheduleType")
     if isinstance(parameter, float) and parameter.is_integer():

@@ -36,11 +36,10 @@ def export_litert(
     of an open batch or computations in half precision, is refused. An existing file is replaced.
 
     Example:
-        >>> import keras, numpy as np
         >>> from ai_edge_litert.interpreter import Interpreter
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = export_litert(model, "scores.tflite")
+        >>> path = kbp.export_litert(model, "scores.tflite")
         >>> run = Interpreter(str(path)).get_signature_runner("serving_default")
         >>> run(features=np.ones((3, 4), "float32"))["scores"].shape
         (3, 2)

@@ -39,10 +39,10 @@ def export_openvino(
     OpenVINO reports its use to Intel unless you opted out (`opt_in_out --opt_out`).
 
     Example:
-        >>> import keras, numpy as np, openvino
+        >>> import openvino
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = export_openvino(model, "scores-openvino")
+        >>> path = kbp.export_openvino(model, "scores-openvino")
         >>> compiled = openvino.Core().compile_model(path / "model.xml", "CPU")
         >>> compiled({"features": np.ones((3, 4), "float32")})["scores"].shape
         (3, 2)

@@ -48,10 +48,9 @@ def export_saved_model(
     are stored once. An existing SavedModel at `path` is replaced, and only by a complete one.
 
     Example:
-        >>> import keras, tensorflow as tf
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> loaded = tf.saved_model.load(export_saved_model(model, "scores-model"))
+        >>> loaded = tf.saved_model.load(kbp.export_saved_model(model, "scores-model"))
         >>> loaded.signatures["serving_default"](features=tf.ones((3, 4)))["scores"].shape
         TensorShape([3, 2])
 

@@ -75,8 +75,12 @@ def prune(
             stays in `output_dir`.
 
     Example:
-        >>> result = prune(model, (x, y), (x_val, y_val), output_dir="runs/prune", macs=0.2)
-        >>> print(result)
+        >>> recipe = kbp.Recipe(blend_epochs=20, finetune_epochs=2)
+        >>> result = kbp.prune(
+        ...     model, (images, labels), validation, output_dir="run", macs=0.5, recipe=recipe
+        ... )
+        >>> list(result.metrics)
+        ['original', 'compact']
     """
     recipe, alpha = recipe or Recipe(), AlphaLinearDecay(5) if alpha is None else alpha
     if not isinstance(alpha, AnyAlphaCallback):
