@@ -32,7 +32,7 @@ def names_for(code: str) -> dict[str, Any]:
         "labels": lambda: labels,
         "validation_images": lambda: images,
         "validation_labels": lambda: labels,
-        "train": lambda: tf.data.Dataset.from_tensor_slices((images, labels)).batch(16),
+        "train": lambda: tf.data.Dataset.from_tensor_slices((images, labels)).batch(48),
         "validation": lambda: (images, labels),
         "model": lambda: model,
         "plan": lambda: plan,
@@ -44,7 +44,7 @@ def names_for(code: str) -> dict[str, Any]:
         "discriminator": lambda: kbp.zoo.dcgan_discriminator(
             widths=(4, 8), image_shape=(16, 16, 3)
         ),
-        "train_one_epoch": lambda: lambda model: model.train_on_batch(images, labels),
+        "train_one_epoch": lambda: lambda model: model(images, training=True),
     }
     keras.utils.set_random_seed(0)
     labels = np.arange(48) % 4
@@ -92,6 +92,7 @@ def short_training(monkeypatch: pytest.MonkeyPatch):
     def fit_one_epoch(model, *args, epochs=1, initial_epoch=0, **options):
         options |= {"epochs": initial_epoch + 1, "initial_epoch": initial_epoch}
         options |= {"shuffle": False, "verbose": 0}
+        model.run_eagerly = True  # Tracing takes longer than a step.
         history = fit(model, *args, **options)
         inner = getattr(model, "model", None) or getattr(model, "generator", model)
         with contextlib.suppress(ValueError):  # A model without α.
