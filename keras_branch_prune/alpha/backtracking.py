@@ -56,9 +56,9 @@ class AlphaBacktracking(keras.callbacks.Callback):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> decay = kbp.AlphaBacktracking(0.2, max_drop=0.01, patience=5)
+        >>> decay = keras_branch_prune.AlphaBacktracking(0.2, max_drop=0.01, patience=5)
         >>> branched.fit(train, validation_data=validation, epochs=100, callbacks=[decay])
-        >>> compact = kbp.merge(branched)  # if `decay.finished`
+        >>> compact = keras_branch_prune.merge(branched)  # if `decay.finished`
     """
 
     def __init__(

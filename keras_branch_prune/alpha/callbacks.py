@@ -45,7 +45,7 @@ class AlphaCallback(keras.callbacks.Callback):
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> callback = kbp.AlphaCallback(kbp.CosineDecay(steps=500), unit="batch")
+        >>> callback = AlphaCallback(keras_branch_prune.CosineDecay(steps=500), unit="batch")
         >>> branched.fit(train, epochs=10, callbacks=[callback])
     """
 
@@ -185,7 +185,7 @@ class StopAtAlphaZero(keras.callbacks.Callback):
 
     Example:
         >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
-        >>> branched.fit(train, validation_data=val, epochs=100,
+        >>> branched.fit(train, validation_data=validation, epochs=100,
         ...              callbacks=[decay, keras_branch_prune.StopAtAlphaZero(decay)])
     """
 

@@ -17,7 +17,7 @@ class AlphaStepDecay(AlphaCallback):
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
 
     Example:
-        >>> callback = kbp.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
+        >>> callback = keras_branch_prune.AlphaStepDecay(0.1, monitor="val_loss", patience=25)
         >>> branched.fit(train, validation_data=validation, epochs=500, callbacks=[callback])
     """
 
@@ -127,7 +127,7 @@ def make_alpha_callback(
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> kbp.make_alpha_callback(kbp.ScheduleType.COSINE, 20, every=5).schedule
+        >>> make_alpha_callback(keras_branch_prune.ScheduleType.COSINE, 20, every=5).schedule
         CosineDecay(threshold=0.015, steps=20)
     """
     require(schedule in _CALLBACKS, "schedule", schedule, "a ScheduleType")

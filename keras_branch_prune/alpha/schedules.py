@@ -42,7 +42,7 @@ class AlphaSchedule(abc.ABC):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> schedule = kbp.StepDecay(step_size=0.25)
+        >>> schedule = keras_branch_prune.StepDecay(step_size=0.25)
         >>> [schedule(step) for step in range(schedule.steps_to_zero + 1)]
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """

@@ -62,7 +62,7 @@ def benchmark(
     and are left out on a GPU.
 
     Example:
-        >>> print(kbp.benchmark({"original": model, "compact": compact}))  # doctest: +SKIP
+        >>> print(benchmark({"original": model, "compact": compact}))  # doctest: +SKIP
 
     Args:
         models: Name → model, path of a `.keras` file, or what only one of the backends runs: the

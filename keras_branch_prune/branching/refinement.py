@@ -100,8 +100,8 @@ def refine(
             Whatever is raised, the weights are then as they were before.
 
     Example:
-        >>> kbp.reconstruct(branched, images)
-        >>> errors = kbp.refine(branched, images, epochs=2).errors
+        >>> keras_branch_prune.reconstruct(branched, images)
+        >>> errors = keras_branch_prune.refine(branched, images, epochs=2).errors
         >>> len(errors), min(errors) <= errors[0]
         (3, True)
     """

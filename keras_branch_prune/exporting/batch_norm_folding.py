@@ -45,9 +45,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Example:
         >>> inputs = keras.Input((8, 8, 3))
         >>> x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
-        >>> [layer.name for layer in kbp.fold_batch_norm(keras.Model(inputs, x)).layers[1:]]
+        >>> [layer.name for layer in fold_batch_norm(keras.Model(inputs, x)).layers[1:]]
         ['batch_normalization']
-        >>> type(kbp.fold_batch_norm(keras.Model(inputs, x)).layers[1]).__name__
+        >>> type(fold_batch_norm(keras.Model(inputs, x)).layers[1]).__name__
         'Conv2D'
 
     Args:

@@ -41,7 +41,6 @@ def inference_form(model: keras.Model) -> keras.Model:
     it is not equal to training `model`.
 
     Example:
-        >>> from keras_branch_prune.exporting.inference_form import inference_form
         >>> inputs = keras.Input((8, 8, 3))
         >>> x = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
         >>> x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))

@@ -39,7 +39,7 @@ def export_litert(
         >>> from ai_edge_litert.interpreter import Interpreter
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = kbp.export_litert(model, "scores.tflite")
+        >>> path = export_litert(model, "scores.tflite")
         >>> run = Interpreter(str(path)).get_signature_runner("serving_default")
         >>> run(features=np.ones((3, 4), "float32"))["scores"].shape
         (3, 2)

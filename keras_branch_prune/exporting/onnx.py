@@ -43,7 +43,7 @@ def export_onnx(
         >>> import onnxruntime
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> session = onnxruntime.InferenceSession(kbp.export_onnx(model, "scores.onnx"))
+        >>> session = onnxruntime.InferenceSession(export_onnx(model, "scores.onnx"))
         >>> session.run(["scores"], {"features": np.ones((3, 4), "float32")})[0].shape
         (3, 2)
 

@@ -42,7 +42,7 @@ def export_openvino(
         >>> import openvino
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = kbp.export_openvino(model, "scores-openvino")
+        >>> path = export_openvino(model, "scores-openvino")
         >>> compiled = openvino.Core().compile_model(path / "model.xml", "CPU")
         >>> compiled({"features": np.ones((3, 4), "float32")})["scores"].shape
         (3, 2)

@@ -50,7 +50,7 @@ def export_saved_model(
     Example:
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> loaded = tf.saved_model.load(kbp.export_saved_model(model, "scores-model"))
+        >>> loaded = tf.saved_model.load(export_saved_model(model, "scores-model"))
         >>> loaded.signatures["serving_default"](features=tf.ones((3, 4)))["scores"].shape
         TensorShape([3, 2])
 

@@ -75,8 +75,8 @@ def prune(
             stays in `output_dir`.
 
     Example:
-        >>> recipe = kbp.Recipe(blend_epochs=20, finetune_epochs=2)
-        >>> result = kbp.prune(
+        >>> recipe = keras_branch_prune.Recipe(blend_epochs=20, finetune_epochs=2)
+        >>> result = prune(
         ...     model, (images, labels), validation, output_dir="run", macs=0.5, recipe=recipe
         ... )
         >>> list(result.metrics)

@@ -42,7 +42,7 @@ class ScaledRates(keras.optimizers.Optimizer):
             or a factor is out of range.
 
     Example:
-        >>> optimizer = kbp.ScaledRates(keras.optimizers.Adam(1e-3), original=0.1)
+        >>> optimizer = keras_branch_prune.ScaledRates(keras.optimizers.Adam(1e-3), original=0.1)
         >>> branched.compile(optimizer, "sparse_categorical_crossentropy")
         >>> history = branched.fit(images, labels, verbose=0)
     """

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import doctest
-
 import keras
 import numpy as np
 import pytest
@@ -83,8 +81,3 @@ def test_a_model_that_cannot_be_branched_is_refused():
     layer.set_weights([np.full_like(weight, np.nan) for weight in layer.get_weights()])
     with pytest.raises(ValueError, match="must have finite weights. Received: layer 'hidden2'"):
         kbp.select(model, plan)
-
-
-def test_the_example_runs():
-    (example,) = doctest.DocTestFinder().find(kbp.select, "select", globs={})
-    assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 7)

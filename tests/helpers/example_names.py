@@ -16,6 +16,7 @@ from keras import layers
 import keras_branch_prune as kbp
 
 SHAPE = (16, 16, 3)
+FEW_EPOCHS = 5
 SLOW = re.compile(r"\b(export_\w+|benchmark|prune|standard_prune)\(|latency=")
 """What starts processes, measures or trains in several stages."""
 
@@ -86,19 +87,20 @@ def at_zero(model: keras.Model) -> keras.Model:
 
 @contextlib.contextmanager
 def short_training(monkeypatch: pytest.MonkeyPatch):
-    """Lets `fit` train for one epoch, and α fall to 0 then, as at the end of all epochs."""
+    """Lets long trainings last an epoch, with α = 0 then, as at the end of all epochs."""
     fit = keras.Model.fit
 
-    def fit_one_epoch(model, *args, epochs=1, initial_epoch=0, **options):
-        options |= {"epochs": initial_epoch + 1, "initial_epoch": initial_epoch}
-        options |= {"shuffle": False, "verbose": 0}
+    def fit_shortly(model, *args, epochs=1, initial_epoch=0, **options):
         model.run_eagerly = True  # Tracing takes longer than a step.
-        history = fit(model, *args, **options)
+        options |= {"initial_epoch": initial_epoch, "shuffle": False, "verbose": 0}
+        if epochs <= FEW_EPOCHS:
+            return fit(model, *args, epochs=epochs, **options)
+        history = fit(model, *args, epochs=initial_epoch + 1, **options)
         inner = getattr(model, "model", None) or getattr(model, "generator", model)
         with contextlib.suppress(ValueError):  # A model without α.
             kbp.set_alpha(inner, 0)
         return history
 
     with monkeypatch.context() as patch:
-        patch.setattr(keras.Model, "fit", fit_one_epoch)
+        patch.setattr(keras.Model, "fit", fit_shortly)
         yield

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import json
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from helpers.models import build
 
-import keras_branch_prune as kbp
 from keras_branch_prune import EpochBackup, RunFolder
 
 
@@ -119,8 +117,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_settings_are_compared_as_json_stores_them(tmp_path):
     RunFolder(tmp_path, {"shape": (1, 2)})
     RunFolder(tmp_path, {"shape": [1, 2]})
-
-
-def test_the_example_runs():
-    (example,) = doctest.DocTestFinder(recurse=False).find(kbp.RunFolder, "RunFolder", globs={})
-    assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 12)

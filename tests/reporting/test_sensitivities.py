@@ -120,8 +120,3 @@ def test_bad_arguments(options, error, message):
     model = build("mlp")
     with pytest.raises(error, match=message):
         kbp.sensitivity(model, **{"calibration": samples(model), **options})
-
-
-def test_the_example_runs():
-    runner = doctest.DocTestRunner()
-    assert [runner.run(test) for test in EXAMPLE] == [doctest.TestResults(0, 8)]

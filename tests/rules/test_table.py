@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import keras
 import numpy as np
 import pytest
@@ -278,8 +276,3 @@ def test_a_rule_that_knows_of_channels_only(monkeypatch):
 def test_a_map_of_a_branched_model_is_counted_by_its_blocks():
     model = chain((3, 8), ChannelMap([(1, 2, 4), (3, 2, 1)], dtype="float64"))
     assert kbp.count_macs(model) == 3 * (2 * 4 + 3 * 2)
-
-
-def test_the_example_of_register_rule():
-    (example,) = doctest.DocTestFinder().find(kbp.register_rule, globs={})
-    assert doctest.DocTestRunner().run(example).failed == 0
