@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.channels.cuts import side_by_side
 from keras_branch_prune.channels.layouts import Block, Layout, Segment
-from keras_branch_prune.data.batches import BATCH_SIZE
+from keras_branch_prune.data.calibration import BATCH_SIZE
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.saliency.features import Features, measure_features
 from keras_branch_prune.saliency.gradients import Gradients
