@@ -43,12 +43,12 @@ def inference_form(model: keras.Model) -> keras.Model:
 
     Example:
         >>> import keras
-        >>> import keras_branch_prune
+        >>> from keras_branch_prune.exporting import inference_form
         >>> inputs = keras.Input((8, 8, 3))
         >>> x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(inputs)
         >>> x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(x))
         >>> x = keras.layers.Dense(2, name="scores")(x)
-        >>> form = keras_branch_prune.inference_form(keras.Model(inputs, x))
+        >>> form = inference_form(keras.Model(inputs, x))
         >>> [layer.name for layer in form.layers[1:]]
         ['conv', 'scores']
 
