@@ -25,20 +25,21 @@ class AlphaBacktracking(keras.callbacks.Callback):
     """Lowers α by steps whose size adapts, and takes back those that cost too much.
 
     After an epoch whose metric is within `max_drop` of the reference, the state is copied (weights,
-    α, statistics, seeds and optimizers, to the host's memory) and α takes a step down. A step has
-    `patience` epochs to get there; otherwise the copy is restored and a smaller step is tried. A
-    NaN or infinite loss, metric or weight takes the step back at once, and lets training go on
-    though `keras.callbacks.TerminateOnNaN` or `StopOnNonFinite` has broken the epoch off. The last
-    step, to α = 0, must prove itself in the same way; then the callback does nothing more.
+    α, statistics, seeds and optimizers, to the host's memory) and α takes a step down. If the
+    metric does not come back within `max_drop` in `patience` epochs, the copy is restored and a
+    smaller step is tried. A NaN or infinite loss, metric or weight takes the step back at once, and
+    training goes on even if `keras.callbacks.TerminateOnNaN` or `StopOnNonFinite` stopped it for
+    that. The last step, to α = 0, is judged in the same way; after it the callback does nothing
+    more.
 
-    If a step below `min_step` would be next, the last good state is restored, training stops, and a
-    warning says what was reached. A later `fit` then tries again, beginning with `step_size`.
+    If the next step would be below `min_step`, the last good state is restored, training stops, and
+    a warning says what was reached. A later `fit` then tries again, beginning with `step_size`.
 
-    Logged are `alpha` and `alpha_step`, α and the step size in force during the epoch, and
+    The logs get `alpha` and `alpha_step`, α and the step size in force during the epoch, and
     `alpha_rollback`, 1 if a step was taken back at its end. The `Alpha` layer counts the steps that
     were not taken back. Restoring the optimizer also restores its learning rate. To end training
-    where α = 0 has proved itself, add `StopAtAlphaZero(decay)` with this callback as `decay`. To
-    resume a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
+    once α = 0 was found good, add `StopAtAlphaZero(decay)` with this callback as `decay`. To resume
+    a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].
@@ -90,6 +91,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `EpochBackup` saves: the step size, the reference, the last good state."""
+        # These names are in backups of version 0.1.0 too.
         return {
             "finished": self.search.reached_zero,
             "gave_up": self.search.gave_up,
@@ -110,7 +112,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         search.best_at_start = state["reference"] if search.reference is None else search.reference
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Refuses a model that it cannot judge; begins anew after having given up."""
+        """Refuses to begin below α = 1 without a reference; begins anew after having given up."""
         alpha = alpha_of(alpha_layer(self.model))
         if self.search.best_at_start is None and 0 < alpha < 1:
             raise ValueError(
@@ -144,11 +146,11 @@ class AlphaBacktracking(keras.callbacks.Callback):
         logs["alpha_rollback"] = float(verdict in (Verdict.TAKE_BACK, Verdict.GIVE_UP))
         self._follow(verdict, target, layer, float(reached))
         if diverged and verdict is Verdict.TAKE_BACK:
-            # The epoch may have been broken off for its loss, which is gone with the weights.
+            # Another callback may have stopped training for the NaN, which was just taken back.
             self.model.stop_training = False
 
     def _follow(self, verdict: Verdict, target: float, layer: Alpha, reached: float) -> None:
-        """Does what a verdict asks for; `reached` is the best value of the metric at this α."""
+        """Acts on a verdict; `reached` is the best value of the metric at this α."""
         alpha = alpha_of(layer)
         if verdict in (Verdict.ACCEPT, Verdict.FINISH):
             _restart_count(layer)

@@ -18,15 +18,15 @@ from keras_branch_prune.training import direction, improves, report_missing
 class AlphaCallback(keras.callbacks.Callback):
     """Lets α fall along a schedule, one step whenever a step is due.
 
-    By default a step is an epoch; `every` and `unit` make it several epochs, or batches. With
-    `monitor`, a step is due when that metric has not improved for `patience` epochs at the current
-    α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
+    By default a step is due after every epoch; with `every` and `unit`, after so many epochs or
+    batches. With `monitor`, a step is due when that metric has not improved for `patience` epochs
+    at the current α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
 
-    `logs["alpha"]` is the α in force during the epoch, so that the progress bar, `History` and
-    `CSVLogger` show it. With `unit="batch"` it is also the α of the batch, and that of the epoch is
-    the last one, which validation used. All state lives in variables of the model: training that
-    was killed continues where it was through a `keras.callbacks.BackupAndRestore` placed *after*
-    this callback, and a second `fit` continues the first. With `compile(steps_per_execution=N)`, α
+    `logs["alpha"]` is the α in force during the epoch, which the progress bar, `History` and
+    `CSVLogger` show. With `unit="batch"` the logs of a batch have it too, and those of the epoch
+    have the last one, which validation used. All state lives in variables of the model: a killed
+    training goes on where it was through a `keras.callbacks.BackupAndRestore` placed *after* this
+    callback, and a second `fit` continues the first. With `compile(steps_per_execution=N)`, α
     changes at most once per N batches, but by all the steps that are due.
 
     Args:
@@ -83,7 +83,7 @@ class AlphaCallback(keras.callbacks.Callback):
 
     @property
     def async_safe(self) -> bool:
-        """Tells Keras that nothing happens after a batch, so that it need not wait for each one."""
+        """Whether Keras may go on before a batch's results are there: no step is due at batches."""
         return self.unit == "epoch"
 
     @property
@@ -96,7 +96,7 @@ class AlphaCallback(keras.callbacks.Callback):
         alpha_layer(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the first batch of an execution of several."""
+        """Notes which batch an execution of `steps_per_execution` batches begins with."""
         self._first_batch = batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -104,10 +104,11 @@ class AlphaCallback(keras.callbacks.Callback):
         if self.unit != "batch":
             return
         layer = self._log_alpha(logs)
-        # Keras versions differ in which batch of an execution of several they name at its end.
+        # Counted from its first batch: Keras versions differ in which one they name at its end.
         elapsed = self.model.steps_per_execution
         steps = (self.params or {}).get("steps")
         if steps is not None:
+            # The last execution of an epoch may have fewer batches.
             elapsed = min(elapsed, steps - self._first_batch)
         if alpha_of(layer) > 0:
             self._take_steps(layer, self._count(layer, elapsed))
@@ -122,7 +123,8 @@ class AlphaCallback(keras.callbacks.Callback):
         self._take_steps(layer, int(due))
 
     def _log_alpha(self, logs: dict[str, Any] | None) -> Alpha:
-        # With JAX, `self.model` also brings the model's variables up to date: never keep the layer.
+        # On JAX, reading `self.model` copies the trained state into the variables, and without it
+        # an assignment is lost: so the layer is looked up every time.
         layer = alpha_layer(self.model)
         if logs is not None:
             logs["alpha"] = alpha_of(layer)
@@ -141,13 +143,12 @@ class AlphaCallback(keras.callbacks.Callback):
             report_missing(monitor, logs, waiting="alpha")
             return False
         current = float(logs[monitor])
-        if improves(current, value_of(layer.best), self.mode, self.min_delta):
+        improved = improves(current, value_of(layer.best), self.mode, self.min_delta)
+        if improved:
             layer.best.assign(current)
-            layer.wait.assign(0)
-            return False
-        wait = int(value_of(layer.wait)) + 1
+        wait = 0 if improved else int(value_of(layer.wait)) + 1
         layer.wait.assign(wait)
-        return wait >= self.patience
+        return not improved and wait >= self.patience
 
     def _take_steps(self, layer: Alpha, count: int) -> None:
         """Takes `count` steps down the schedule and forgets the best value of the metric."""
@@ -165,6 +166,7 @@ class AlphaCallback(keras.callbacks.Callback):
 
     def _next_step(self, step: int, alpha: float) -> int:
         """Returns the step after `step` or, if α has left the schedule, the first one below α."""
+        # `set_alpha` may have moved α. Compared in float32, in which it is kept.
         if np.float32(self.schedule(step)) == np.float32(alpha):
             return step + 1
         lower = (s for s in itertools.count(1) if np.float32(self.schedule(s)) < np.float32(alpha))
@@ -172,13 +174,13 @@ class AlphaCallback(keras.callbacks.Callback):
 
 
 class StopAtAlphaZero(keras.callbacks.Callback):
-    """Ends training when α has reached 0: the compact model is then trained on at less cost.
+    """Ends training when α has reached 0: merged, the compact model trains on at less cost.
 
     Put it after the α callback.
 
     Args:
-        decay: The α callback, whose `finished` says whether it is done: `AlphaBacktracking` first
-            has α = 0 prove itself. `None` stops as soon as α is 0.
+        decay: The α callback, whose `finished` says whether it is done: `AlphaBacktracking` is only
+            when the metric at α = 0 was good. `None` stops as soon as α is 0.
 
     Raises:
         ValueError: If `decay` is no α callback.

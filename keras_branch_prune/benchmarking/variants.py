@@ -19,8 +19,8 @@ class Variant:
     """One of the models that are compared.
 
     Args:
-        costs: Its costs, as far as they can be known.
-        paths: Backend → what that loads.
+        costs: Its parameters and MACs; `None` for an exported model.
+        paths: Backend → the file or folder that it loads.
     """
 
     costs: Costs | None
@@ -76,7 +76,7 @@ def export_models(
 
 
 def _find_backend(name: str, model: Any, backends: Sequence[str]) -> str | None:
-    """Returns the backend that runs what is given as a path; `None` for what is no path."""
+    """Returns the backend that runs the model at a path; `None` if `model` is no path."""
     if not isinstance(model, (str, os.PathLike)):
         return None
     path = Path(model)
@@ -93,7 +93,7 @@ def _find_backend(name: str, model: Any, backends: Sequence[str]) -> str | None:
 
 
 def _load(model: Any, backend: str | None) -> keras.Model:
-    """Returns a model; what is not a path is left to what asks for its costs."""
+    """Returns a model, read if it is given as a path; `model_costs` refuses all but models."""
     load = FORMATS[backend].load if backend else None
     return load(Path(model)) if load else model
 
@@ -101,7 +101,7 @@ def _load(model: Any, backend: str | None) -> keras.Model:
 def _export(
     model: keras.Model, backend: str, target: Path, compared: Sequence[keras.Model]
 ) -> Path:
-    """Writes a model for a backend; returns its path, which is `target` with the suffix."""
+    """Writes a model for a backend; returns its path, which is `target` with a suffix."""
     format = FORMATS[backend]
     path = target.with_name(target.name + format.suffix)
     format.export(model, path, compared)
