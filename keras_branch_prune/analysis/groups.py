@@ -145,7 +145,7 @@ def _keep_outputs_whole(
 
 def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:
     names = _group_names(tracker)
-    layouts = {value: layout.relabelled(names) for value, layout in layouts.items()}
+    layouts = {value: layout.relabel(names) for value, layout in layouts.items()}
     parts: dict[str, list[str]] = {}
     for label, run in tracker.runs.items():
         if run.unit is not None:

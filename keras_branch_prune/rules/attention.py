@@ -16,9 +16,7 @@ from keras_branch_prune.channels import (
     Layout,
     Layouts,
     Segment,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
 from keras_branch_prune.graph import (
     MAY_BE_MASKED,
@@ -30,7 +28,7 @@ from keras_branch_prune.graph import (
     attention_inputs,
     why_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole, positions
+from keras_branch_prune.rules.base import Barrier, Rule, describe, keep_all_whole, positions
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -41,7 +39,7 @@ class WholeAttention(Barrier):
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
         reason = why_whole(call) or MAY_BE_MASKED
-        keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+        keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
 
     def macs(self, call: Call) -> int | None:
         """Returns those of the projections and of all pairs of positions."""
@@ -83,7 +81,7 @@ class HeadAttentionRule:
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties the heads of queries and keys, and hands the value's layout on."""
         value, query, key, *others = layouts
-        where = described(call.unit)
+        where = describe(call.unit)
         keep_all_whole(others, tracker, f"{where} uses it as a mask")
         if len(call.outputs) > 1 or value is None or query is None or key is None:
             reason = f"{where} returns its attention scores"
@@ -116,7 +114,7 @@ class GroupedAttention(LinearRule):
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ends the inputs' groups here, and ties the output's to query and value."""
-        unit, where, roles = call.unit, described(call.unit), self.inputs(call)
+        unit, where, roles = call.unit, describe(call.unit), self.inputs(call)
         reason = self._why_not(call)
         if reason is not None:
             keep_all_whole(layouts, tracker, f"{where} {reason}")
@@ -149,14 +147,11 @@ class GroupedAttention(LinearRule):
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
         """Returns the attention with its first and last kernels multiplied."""
-        step = 2 if unit.config["use_bias"] else 1
-        arrays = [array.astype(np.float64) for array in unit.arrays()]
-        for index, role in enumerate(("query", "key", "value")):
-            arrays[index * step] = expand_kernel(arrays[index * step], 0, expands.get(role))
-        arrays[3 * step] = reduce_kernel(arrays[3 * step], -1, reduce)
-        arrays[3 * step + 1 :] = [reduce_bias(bias, reduce) for bias in arrays[3 * step + 1 :]]
-        dtype = unit.arrays()[0].dtype
-        return unit.replace(weights=tuple(array.astype(dtype) for array in arrays))
+        step, weights = 2 if unit.config["use_bias"] else 1, list(unit.weights)
+        for index, role in zip(range(0, 3 * step, step), ("query", "key", "value"), strict=True):
+            (weights[index],) = multiply_weights([weights[index]], (0, -1), expands.get(role), None)
+        weights[3 * step :] = multiply_weights(weights[3 * step :], (0, -1), None, reduce)
+        return unit.replace(weights=tuple(weights))
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the kernel of the output as `(everything else, output channels)`."""

@@ -44,7 +44,7 @@ def keep_all_whole(layouts: Layouts, tracker: ChannelTracker, reason: str) -> No
         tracker.keep_whole(layout, reason)
 
 
-def described(unit: Unit) -> str:
+def describe(unit: Unit) -> str:
     """Returns name and class of a layer, for messages."""
     return f"'{unit.name}' ({unit.cls.__name__})"
 
@@ -57,11 +57,11 @@ class Barrier:
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
-        keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
+        keep_all_whole(layouts, tracker, f"{describe(call.unit)} {self.reason}")
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: the inputs of a barrier are never narrowed."""
-        raise AssertionError(f"{described(call.unit)} is a barrier and cannot be narrowed")
+        raise AssertionError(f"{describe(call.unit)} is a barrier and cannot be narrowed")
 
 
 class Weightless:

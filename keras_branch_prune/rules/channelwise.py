@@ -14,16 +14,13 @@ from keras_branch_prune.channels import (
     Kept,
     Layout,
     Layouts,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph import Call, Unit, Value, as_array
 from keras_branch_prune.rules.base import (
     Folding,
     channel_axis,
-    described,
+    describe,
     keep_all_whole,
     positions,
 )
@@ -57,7 +54,7 @@ class Channelwise:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
             reason = "is given a mask or another tensor" if others else self.otherwise
-            keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+            keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
             return None
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
@@ -69,7 +66,7 @@ class Channelwise:
         if not call.unit.weights:
             return call
         axis, indices = self.weight_axis(layout.axis), layout.kept_indices(kept)
-        weights = [_taken(weight, indices, axis) for weight in call.unit.arrays()]
+        weights = [_take_channels(weight, indices, axis) for weight in call.unit.arrays()]
         return call.replace_unit(weights=tuple(weights))
 
     def macs(self, call: Call) -> int:
@@ -77,7 +74,7 @@ class Channelwise:
         return 0
 
 
-def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
+def _take_channels(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
     """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
     shared = array.ndim == 0 or array.shape[axis] == 1
     return array if shared else array.take(indices, axis)
@@ -92,7 +89,9 @@ class GivenStatistics(Channelwise):
         indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
             given = call.unit.config[key]
-            config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
+            config[key] = (
+                None if given is None else _take_channels(np.asarray(given), indices).tolist()
+            )
         return super().narrow(call, layout, kept).replace_unit(config=config)
 
 
@@ -108,10 +107,10 @@ class Depthwise(Folding):
         if layout is None:
             return None
         if layout.axis != channel_axis(call.unit, call.inputs[0]):
-            tracker.keep_whole(layout, f"{described(call.unit)} works along another axis")
+            tracker.keep_whole(layout, f"{describe(call.unit)} works along another axis")
             return None
         tracker.tie_calls(call.unit, "input", layout)
-        return layout.repeated(self.multiplier(call.unit))
+        return layout.repeat(self.multiplier(call.unit))
 
     def multiplier(self, unit: Unit) -> int:
         """Returns the number of output channels per input channel."""
@@ -121,7 +120,7 @@ class Depthwise(Folding):
         """Takes the kernels and biases of the kept channels."""
         kernel, *biases = call.unit.arrays()
         inputs = layout.kept_indices(kept)
-        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        outputs = layout.repeat(self.multiplier(call.unit)).kept_indices(kept)
         narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
         return call.replace_unit(weights=tuple(narrow))
 
@@ -135,14 +134,13 @@ class Depthwise(Folding):
         self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
     ) -> Unit:
         """Returns `reduce ∘ unit ∘ expand` for diagonal maps, after which it is still depthwise."""
-        kernel, bias = (array.astype(np.float64) for array in unit.arrays())
-        # Every output channel is made of one input channel: both are the last axis.
+        kernel, bias = unit.arrays()
+        # (…, channels, multiplier) as (…, outputs): each output is made of one input channel, so
+        # that both maps scale the same axis.
         flat, expand = kernel.reshape(*kernel.shape[:-2], -1), expands.get("input")
-        expand = expand and expand.repeated(self.multiplier(unit))
-        bias = reduce_bias(expand_bias(bias, flat, (-1, -1), expand), reduce)
-        flat = reduce_kernel(expand_kernel(flat, -1, expand), -1, reduce)
-        dtype = unit.arrays()[0].dtype
-        return unit.replace(weights=(flat.reshape(kernel.shape).astype(dtype), bias.astype(dtype)))
+        expand = expand and expand.repeat(self.multiplier(unit))
+        product, bias = map(as_array, multiply_weights((flat, bias), (-1, -1), expand, reduce))
+        return unit.replace(weights=(product.reshape(kernel.shape), bias))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +153,7 @@ class GroupedDepthwise(Depthwise):
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        outputs = layout.repeat(self.multiplier(call.unit)).kept_indices(kept)
         config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
         weights = tuple(array.take(outputs, axis=-1) for array in call.unit.arrays())
         return call.replace_unit(config=config, weights=weights)
@@ -172,7 +170,7 @@ class GroupNorm:
             return None
         segment = layout.single_segment()
         if segment is None or layout.axis != call.unit.config["axis"] % len(value.shape):
-            reason = f"{described(call.unit)} does not normalize one group of channels"
+            reason = f"{describe(call.unit)} does not normalize one group of channels"
             tracker.keep_whole(layout, reason)
             return None
         tracker.tie_calls(call.unit, "input", layout)

@@ -8,7 +8,7 @@ from keras import tree
 
 from keras_branch_prune.channels import ChannelTracker, Layout, Layouts, side_by_side
 from keras_branch_prune.graph import Call, Value
-from keras_branch_prune.rules.base import Weightless, described, keep_all_whole
+from keras_branch_prune.rules.base import Weightless, describe, keep_all_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Elementwise(Weightless):
         known = [layout for layout in layouts if layout is not None]
         if not known:
             return None
-        where = described(call.unit)
+        where = describe(call.unit)
         # Broadcasting aligns the last axes, so axes are compared as counted from there.
         axes = {
             layout.axis - len(value.shape)
@@ -56,7 +56,7 @@ class Concatenation(Weightless):
         known = [layout for layout in layouts if layout is not None]
         if not known:
             return None
-        where = described(call.unit)
+        where = describe(call.unit)
         axes = {layout.axis for layout in known}
         if len(axes) > 1:
             keep_all_whole(layouts, tracker, f"{where} merges tensors of different channel axes")

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_branch_prune.channels import Block, ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Weightless, channel_axis, described
+from keras_branch_prune.rules.base import Weightless, channel_axis, describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Flattening(Weightless):
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout with the positions counted in."""
         (layout,) = layouts
-        (value,), where = call.inputs, described(call.unit)
+        (value,), where = call.inputs, describe(call.unit)
         if layout is None or len(value.shape) == 2:
             return layout
         if layout.axis != channel_axis(call.unit, value):
@@ -54,9 +54,9 @@ class Reshaping:
                 return _flattened(layout, value)
             positions = _parted_positions(value.shape, output.shape)
             if positions is not None:
-                found = tracker.unfold(layout, positions, described(call.unit))
+                found = tracker.unfold(layout, positions, describe(call.unit))
                 return found and dataclasses.replace(found, axis=len(output.shape) - 1)
-        tracker.keep_whole(layout, f"{described(call.unit)} may move channels to another axis")
+        tracker.keep_whole(layout, f"{describe(call.unit)} may move channels to another axis")
         return None
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
@@ -79,7 +79,7 @@ class Reduction(Weightless):
         axis, rank = call.unit.config["axis"], len(value.shape)
         axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
         if layout.axis in axes:
-            tracker.keep_whole(layout, f"{described(call.unit)} mixes the channels")
+            tracker.keep_whole(layout, f"{describe(call.unit)} mixes the channels")
             return None
         before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
         return dataclasses.replace(layout, axis=layout.axis - int(before))
@@ -98,7 +98,7 @@ class Squeezing(Weightless):
         gone = [a for a, size in enumerate(value.shape) if size == 1]
         gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
         if layout.axis in gone:
-            tracker.keep_whole(layout, f"{described(call.unit)} removes the channel axis")
+            tracker.keep_whole(layout, f"{describe(call.unit)} removes the channel axis")
             return None
         return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
 

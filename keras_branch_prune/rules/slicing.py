@@ -18,7 +18,7 @@ from keras import ops
 from keras_branch_prune.channels import ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.common import operation_of
 from keras_branch_prune.graph import Call
-from keras_branch_prune.rules.base import Rule, described, keep_all_whole
+from keras_branch_prune.rules.base import Rule, describe, keep_all_whole
 
 
 class SlicingRule(abc.ABC):
@@ -40,7 +40,7 @@ class SlicingRule(abc.ABC):
         """Returns the layout of every output."""
         layout, *others = layouts
         if others:
-            reason = f"{described(call.unit)} is given positions as a tensor"
+            reason = f"{describe(call.unit)} is given positions as a tensor"
             keep_all_whole(layouts, tracker, reason)
         if others or layout is None:
             return []
@@ -65,7 +65,7 @@ def _size(call: Call, axis: int) -> int:
 
 
 def _taken(call: Call, layout: Layout, part: Any, tracker: ChannelTracker) -> Layout | None:
-    size, where = _size(call, layout.axis), described(call.unit)
+    size, where = _size(call, layout.axis), describe(call.unit)
     start, stop, step = part.indices(size) if isinstance(part, slice) else (0, 0, 0)
     if (start, stop, step) == (0, size, 1):
         return layout
