@@ -1,4 +1,4 @@
-"""The rules of layers that treat every channel for itself."""
+"""The rules of layers that compute each channel from that channel alone."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Channelwise:
-    """A layer with one input that treats every channel alone and keeps their order.
+    """A layer with one input that computes each channel from that channel alone, in their order.
 
     Args:
-        applies: Whether a call is channelwise, given the unit, its input and the input's layout.
+        applies: Whether a call is so, given the unit, its input and the input's layout.
         weight_axis: Maps the channel axis of the input to that of the weights; a weight of size 1
             along it is shared by all channels.
-        drops_positions: Whether all axes but batch and channels may go (global pooling).
-        otherwise: The barrier's reason where `applies` says no.
+        drops_positions: Whether the output is `(batch, channels)` unless `keepdims` is set, as that
+            of global pooling.
+        otherwise: Why the channels stay where `applies` is false.
     """
 
     applies: Callable[[Unit, Value, Layout], bool] = _any_axis
@@ -48,7 +49,7 @@ class Channelwise:
     otherwise: str = "works along another axis than the channels"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Hands the input's layout on."""
+        """Returns the input's layout."""
         layout, *others = layouts
         if layout is None:
             return None
@@ -56,6 +57,7 @@ class Channelwise:
             reason = "is given a mask or another tensor" if others else self.otherwise
             keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
             return None
+        # All calls share the weights, one entry per channel, so they must keep the same channels.
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
         dropped = self.drops_positions and not call.unit.config["keepdims"]
@@ -70,22 +72,22 @@ class Channelwise:
         return call.replace_unit(weights=tuple(weights))
 
     def macs(self, call: Call) -> int:
-        """Elementwise products are not counted."""
+        """Returns 0: elementwise products are not counted."""
         return 0
 
 
 def _take_channels(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
+    """Returns some channels of a weight; one of size 1 along the axis is shared by all."""
     shared = array.ndim == 0 or array.shape[axis] == 1
     return array if shared else array.take(indices, axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class GivenStatistics(Channelwise):
-    """`Normalization`, whose mean and variance may stand in the config instead of the weights."""
+    """`Normalization`, whose mean and variance may be in the config instead of the weights."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Takes the statistics of the kept channels, wherever they stand."""
+        """Takes the statistics of the kept channels, in the weights and in the config."""
         indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
             given = call.unit.config[key]
@@ -97,12 +99,12 @@ class GivenStatistics(Channelwise):
 
 @dataclasses.dataclass(frozen=True)
 class Depthwise(Folding):
-    """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
+    """A depthwise convolution: each channel becomes `depth_multiplier` output channels."""
 
     activation_key = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Returns the layout with every channel repeated."""
+        """Returns the layout with every channel repeated `depth_multiplier` times."""
         (layout,) = layouts
         if layout is None:
             return None
@@ -145,14 +147,15 @@ class Depthwise(Folding):
 
 @dataclasses.dataclass(frozen=True)
 class GroupedDepthwise(Depthwise):
-    """A grouped convolution with one input channel per group, which is a depthwise one."""
+    """A grouped convolution with one input channel per group, that is, a depthwise one."""
 
     def multiplier(self, unit: Unit) -> int:
         """Returns the number of output channels per group."""
         return int(unit.config["filters"] // unit.config["groups"])
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Takes the kernels and biases of the kept channels, which are along the last axis."""
+        """Takes the kernels and biases of the kept channels."""
+        # The kernel is (…, 1, outputs): both weights have the outputs last, and no input axis.
         outputs = layout.repeat(self.multiplier(call.unit)).kept_indices(kept)
         config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
         weights = tuple(array.take(outputs, axis=-1) for array in call.unit.arrays())
@@ -161,10 +164,10 @@ class GroupedDepthwise(Depthwise):
 
 @dataclasses.dataclass(frozen=True)
 class GroupNorm:
-    """Normalization over groups of channels: every group keeps the same number of channels."""
+    """`GroupNormalization`: each of its groups keeps the same number of channels."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Partitions the channels into the groups, unless every channel is one."""
+        """Partitions the channels into its groups, unless each channel is a group."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
             return None
@@ -189,4 +192,5 @@ class GroupNorm:
 
     @staticmethod
     def _is_per_channel(unit: Unit, channels: int) -> bool:
+        # -1 stands for instance normalization; Keras replaces it when the layer is built.
         return unit.config["groups"] in (-1, channels)

@@ -107,6 +107,7 @@ class LinearMap(Folding, LinearRule):
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(call.inputs[0], unit, "input", conv_groups)
         produced = self._produce(unit, axis, tracker)
+        # The groups of a convolution have equally many channels, before it and behind it.
         if conv_groups > 1:
             tracker.partition(produced, conv_groups)
             if layout is not None:
@@ -123,6 +124,7 @@ class LinearMap(Folding, LinearRule):
         reason = None
         if layout is not None and layout.axis != axis:
             reason = "reads another axis than the channels"
+        # The ends of several channel groups need not be those of the convolution's groups.
         elif layout is not None and self.conv_groups(unit) > 1 and not layout.single_segment():
             reason = "is a grouped convolution of several groups of channels"
         if reason is None:
