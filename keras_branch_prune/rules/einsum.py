@@ -50,7 +50,7 @@ class _ChannelEquation:
         contracted = [letter for letter in kernel if letter not in outputs]
         produced = [letter for letter in kernel if letter not in inputs]
         others = [letter for letter in inputs if letter not in kernel]
-        # One letter of the kernel is summed over and the other is new. In "abc,bc->ab" b is neither.
+        # One letter of the kernel is summed over, the other is new. In "abc,bc->ab" b is neither.
         if len(contracted) != 1 or len(produced) != 1 or contracted[0] not in inputs:
             return None
         plain = len(set(inputs)) == len(inputs) and len(set(outputs)) == len(outputs)
