@@ -14,7 +14,7 @@ from keras_branch_prune.rules.joining import Elementwise
 
 @dataclasses.dataclass(frozen=True)
 class LayerScaleRule(Channelwise):
-    """A factor per channel, whose number stands in the config."""
+    """`LayerScale` of ConvNeXt: a factor per channel, and their number in the config."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the factors of the kept channels."""
