@@ -186,13 +186,13 @@ def test_an_error_that_is_not_finite_undoes_everything():
 
 def test_no_step_follows_one_that_is_not_finite(monkeypatch):
     case, steps = prepared(build("mlp")), []
-    compile_functions = refine_module._tensorflow_functions
+    compile_functions = refine_module._compile_functions
 
     def failing(*args):
         step, measure = compile_functions(*args)
         return lambda inputs: steps.append(step(inputs)) or math.nan, measure
 
-    monkeypatch.setattr(refine_module, "_tensorflow_functions", failing)
+    monkeypatch.setattr(refine_module, "_compile_functions", failing)
     with pytest.raises(ValueError, match="must stay finite.* nan in epoch 1"):
         refine(case.model, case.data, **SETTINGS)
     assert len(steps) == 1
