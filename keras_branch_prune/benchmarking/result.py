@@ -128,16 +128,9 @@ class BenchmarkResult:
         timing = found.timing(batch_size, device, backend, threads)
         return utilisation(found, timing, self.peaks)
 
-    def _speedups(
-        self,
-        batch_size: int,
-        variant: str | None,
-        device: str,
-        backend: str | None,
-        threads: int | None,
-    ) -> list[float]:
-        other = self.variant(variant).timing(batch_size, device, backend, threads)
-        reference = self.variants[0].timing(batch_size, device, other.backend, other.threads)
+    def _speedups(self, batch_size: int, variant: str | None, *where: Any) -> list[float]:
+        other = self.variant(variant).timing(batch_size, *where)
+        reference = self.variants[0].timing(batch_size, other.device, other.backend, other.threads)
         return speedups(reference, other)
 
     def to_json(self) -> dict[str, Any]:

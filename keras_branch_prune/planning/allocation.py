@@ -104,10 +104,7 @@ def _widths_at(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
 
 
 def _allocate_globally(
-    costs: CostModel,
-    choices: Sequence[WidthChoices],
-    target: float,
-    curves: Curves,
+    costs: CostModel, choices: Sequence[WidthChoices], target: float, curves: Curves
 ) -> dict[str, int]:
     """Narrows, again and again, the group that loses least per saving; then widens single steps."""
     by_name = {choice.name: choice for choice in choices}
