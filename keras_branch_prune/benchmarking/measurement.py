@@ -110,6 +110,7 @@ def benchmark(
         workloads = model_workloads(variants, devices, counts)
         workloads += peak_workloads(devices, counts) if peak else []
         with start_workers(workloads, variants, input_shape, timeout) as workers:
+            # Waits until all have loaded their models, which would disturb what others measure.
             facts = {workload: worker.ask("facts") for workload, worker in workers.items()}
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)

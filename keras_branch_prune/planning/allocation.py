@@ -178,9 +178,9 @@ def _smallest_first(
 ) -> Iterator[tuple[str, int]]:
     """Yields group and width of the step with the smallest rank, again and again.
 
-    Whoever iterates takes the step, which changes the ranks of others. A group's rank must never
-    fall, so that an old one is a lower bound, and only the group at the top of the heap needs a new
-    one (lazy greedy search; Minoux, 1978).
+    The caller takes each step, which changes the ranks of other groups. A rank must never fall: an
+    old one is then a lower bound, and only the group at the top of the heap needs a new one (lazy
+    greedy search; Minoux, 1978).
 
     Args:
         names: The names of the groups.
