@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def benchmark(
         workloads = model_workloads(variants, devices, counts)
         workloads += peak_workloads(devices, counts) if peak else []
         with start_workers(workloads, variants, input_shape, timeout) as workers:
+            # Waits until all have loaded their models, which would disturb what others measure.
             facts = {workload: worker.ask("facts") for workload, worker in workers.items()}
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)
@@ -187,9 +189,8 @@ def cpu_name() -> str:
     """Returns the name of the CPU and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.machine()
-    try:
+    # Linux only, and not on every processor.
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     return f"{name} ({cores} logical cores)"

@@ -128,16 +128,10 @@ class BenchmarkResult:
         timing = found.timing(batch_size, device, backend, threads)
         return utilisation(found, timing, self.peaks)
 
-    def _speedups(
-        self,
-        batch_size: int,
-        variant: str | None,
-        device: str,
-        backend: str | None,
-        threads: int | None,
-    ) -> list[float]:
-        other = self.variant(variant).timing(batch_size, device, backend, threads)
-        reference = self.variants[0].timing(batch_size, device, other.backend, other.threads)
+    def _speedups(self, batch_size: int, variant: str | None, *where: Any) -> list[float]:
+        other = self.variant(variant).timing(batch_size, *where)
+        # With the backend and threads that `None` stood for.
+        reference = self.variants[0].timing(batch_size, other.device, other.backend, other.threads)
         return speedups(reference, other)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,6 +153,7 @@ class BenchmarkResult:
 
 
 def _variant_from_json(data: Mapping[str, Any]) -> VariantResult:
+    # JSON has no tuples: they come back as lists.
     timings = tuple(
         Timing(**{**timing, "rounds_ms": tuple(timing["rounds_ms"])}) for timing in data["timings"]
     )

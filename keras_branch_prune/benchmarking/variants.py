@@ -67,6 +67,7 @@ def export_models(
     for index, (name, backend) in enumerate(given.items()):
         paths = {backend: Path(models[name])} if backend else {}
         if name in loaded:
+            # Numbered, for the name of a variant may hold what a path cannot.
             paths = {
                 x: paths.get(x) or _export(loaded[name], x, scratch / f"{index}-{x}", compared)
                 for x in backends

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +160,15 @@ def export_converted(
     format.require_modules(f"The export to {format.title}", write=True, run=verify)
     source = _make_converter_input(inference_form(model))
     with atomic_write(target) as temporary:
-        with _report_as_export_error(model.name, format.title):
+        try:
             convert(source, temporary)
+        # Converters raise anything, from KeyError to classes of their own.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+            raise ExportError(
+                f"'{model.name}' could not be converted to {format.title}; nothing was written. "
+                f"{reason}"
+            ) from error
         if verify:
             tolerance = format.tolerances[quantize]
             verify_reloaded(model, source.names, temporary, format.runtime, tolerance)
@@ -176,16 +182,3 @@ def _make_converter_input(form: keras.Model) -> ConverterInput:
     names = SignatureNames(names.inputs, [unique_name(name, taken) for name in names.outputs])
     function, variables = serving_function(form, names, freeze=False, portable=True)
     return ConverterInput(function, variables or [], names)
-
-
-@contextmanager
-def _report_as_export_error(model: str, title: str) -> Iterator[None]:
-    """Turns whatever a converter raises into an ExportError."""
-    try:
-        yield
-    # Converters raise anything, from KeyError to their own classes.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-        raise ExportError(
-            f"'{model}' could not be converted to {title}; nothing was written. {reason}"
-        ) from error

@@ -34,10 +34,7 @@ FORMAT = Format(
 
 
 def export_saved_model(
-    model: keras.Model,
-    path: str | os.PathLike[str],
-    verify: bool = True,
-    freeze: bool = True,
+    model: keras.Model, path: str | os.PathLike[str], verify: bool = True, freeze: bool = True
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel for inference; needs only TensorFlow to be used.
 

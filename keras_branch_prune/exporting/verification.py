@@ -44,11 +44,7 @@ class ExportError(RuntimeError):
 
 
 def verify_reloaded(
-    model: keras.Model,
-    names: SignatureNames,
-    path: Path,
-    runtime: str,
-    tolerance: float = 0.0,
+    model: keras.Model, names: SignatureNames, path: Path, runtime: str, tolerance: float = 0.0
 ) -> None:
     """Compares an exported model, run in a fresh process, with the model on random inputs.
 

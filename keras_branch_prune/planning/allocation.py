@@ -104,10 +104,7 @@ def _widths_at(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
 
 
 def _allocate_globally(
-    costs: CostModel,
-    choices: Sequence[WidthChoices],
-    target: float,
-    curves: Curves,
+    costs: CostModel, choices: Sequence[WidthChoices], target: float, curves: Curves
 ) -> dict[str, int]:
     """Narrows, again and again, the group that loses least per saving; then widens single steps."""
     by_name = {choice.name: choice for choice in choices}
@@ -181,9 +178,9 @@ def _smallest_first(
 ) -> Iterator[tuple[str, int]]:
     """Yields group and width of the step with the smallest rank, again and again.
 
-    Whoever iterates takes the step, which changes the ranks of others. A group's rank must never
-    fall, so that an old one is a lower bound, and only the group at the top of the heap needs a new
-    one (lazy greedy search; Minoux, 1978).
+    The caller takes each step, which changes the ranks of other groups. A rank must never fall: an
+    old one is then a lower bound, and only the group at the top of the heap needs a new one (lazy
+    greedy search; Minoux, 1978).
 
     Args:
         names: The names of the groups.

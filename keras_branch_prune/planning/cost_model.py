@@ -57,7 +57,7 @@ class CostModel:
         self._constant = constant
         self._parts: list[_Part] = []
         self._touching: dict[str, list[_Part]] = {g.name: [] for g in analysis.groups if g.prunable}
-        for part in _split_into_parts(analysis, measure):
+        for part in _make_parts(analysis, measure):
             # A part that costs nothing at full width costs nothing at any.
             if part.cost({}):
                 self._parts.append(part)
@@ -90,29 +90,23 @@ class CostModel:
         return sum(part.cost(changed) - part.cost(widths) for part in self._touching[group])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
     """Calls whose cost is measured together, and the groups whose widths it depends on."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        groups: tuple[ChannelGroup, ...],
-        measure: Callable[[Graph], float],
-    ):
-        self.groups = groups
-        self._analysis = analysis
-        self._measure = measure
-        # By the widths of the groups.
-        self._known: dict[tuple[int, ...], float] = {}
+    analysis: Analysis
+    groups: tuple[ChannelGroup, ...]
+    measure: Callable[[Graph], float]
+    known: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
 
     def cost(self, widths: GroupWidths) -> float:
         """Returns what the calls cost."""
         key = tuple(widths.get(group.name, group.channels) for group in self.groups)
-        if key not in self._known:
+        if key not in self.known:
             # The cost depends on how many channels stay, not on which.
             kept = {g.name: spread(g, width) for g, width in zip(self.groups, key, strict=True)}
-            self._known[key] = self._measure(narrowed_graph(self._analysis, kept))
-        return self._known[key]
+            self.known[key] = self.measure(narrowed_graph(self.analysis, kept))
+        return self.known[key]
 
 
 def _choose_measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[Graph], float]:
@@ -134,7 +128,7 @@ def _choose_measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[
     )
 
 
-def _split_into_parts(analysis: Analysis, measure: Callable[[Graph], float]) -> list[_Part]:
+def _make_parts(analysis: Analysis, measure: Callable[[Graph], float]) -> list[_Part]:
     """Splits the graph into parts, so that the costs of the parts add up to those of the whole."""
     # Costs depend on shapes only, and every part is narrowed many times.
     graph = without_numbers(analysis.graph)

@@ -59,10 +59,7 @@ class LatencySearch:
 
 
 def latency_share(
-    original: keras.Model,
-    compact: keras.Model,
-    batch_size: int = 1,
-    **options: Any,
+    original: keras.Model, compact: keras.Model, batch_size: int = 1, **options: Any
 ) -> float:
     """Returns the compact model's latency as a share of the original's, on the CPU.
 
@@ -78,10 +75,7 @@ def latency_share(
 
 
 def share_of_milliseconds(
-    original: keras.Model,
-    milliseconds: float,
-    batch_size: int = 1,
-    **options: Any,
+    original: keras.Model, milliseconds: float, batch_size: int = 1, **options: Any
 ) -> float:
     """Returns a latency as a share of the original's, which is measured on the CPU.
 

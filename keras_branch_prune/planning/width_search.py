@@ -49,6 +49,7 @@ class WidthSearch:
         require_choice("allocation", self.allocation, ALLOCATIONS)
         if isinstance(self.value, Mapping):
             check_ratios(self.value, self.analysis, self.groups)
+        # For every target: limits that leave a group no width raise here.
         choices = self._choices
         if self.target in ("params", "macs"):
             check_reachable(self._costs, choices, self.value)
@@ -82,11 +83,9 @@ class WidthSearch:
 
     def _choose(self, group: ChannelGroup, choice: WidthChoices) -> int:
         """Returns the width nearest to the ratio; a group that none is given for keeps the most."""
-        ratio = self.value
-        if isinstance(ratio, Mapping):
-            if group.name not in ratio:
-                return choice.highest
-            ratio = ratio[group.name]
+        ratio = self.value.get(group.name) if isinstance(self.value, Mapping) else self.value
+        if ratio is None:
+            return choice.highest
         # First to whole channels, where halves go up: of two choices the smaller one is nearest.
         return choice.nearest(self.limits.nearest(group, ratio))
 
