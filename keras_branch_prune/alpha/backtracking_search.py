@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.common import check_share, require_choice, require_integer, require_number
+from keras_branch_prune.common import require_choice, require_integer, require_number, require_share
 from keras_branch_prune.training import improves
 
 
@@ -86,7 +86,7 @@ class BacktrackingSearch:
     def __post_init__(self) -> None:
         self._require("step_size", lambda x: 0 < x <= 1, "in (0, 1]")
         self._require("max_drop", lambda x: 0 <= x < math.inf, "of at least 0")
-        self.shrink = check_share("shrink", self.shrink)
+        self.shrink = require_share("shrink", self.shrink)
         self._require("growth", lambda x: 1 <= x < math.inf, "of at least 1")
         self._require("min_step", lambda x: 0 < x <= self.step_size, "in (0, step_size]")
         self._require("threshold", lambda x: 0 <= x < 1, "in [0, 1)")

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_branch_prune.alpha import schedules
-from keras_branch_prune.common import number_up_to, require, require_choice, require_integer
-from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
-from keras_branch_prune.training import direction, improves, report_missing
+from keras_branch_prune.common import require, require_choice, require_integer, require_number_up_to
+from keras_branch_prune.layers import Alpha, alpha_layer, get_alpha, read_alpha, read_scalar
+from keras_branch_prune.training import improves, report_missing, resolve_mode
 
 
 class AlphaCallback(keras.callbacks.Callback):
@@ -76,8 +76,8 @@ class AlphaCallback(keras.callbacks.Callback):
         self.unit = unit
         self.monitor = monitor
         self.patience = require_integer("patience", patience, at_least=0)
-        self.mode = direction(monitor, mode)
-        self.min_delta = number_up_to("min_delta", min_delta, at_most=math.inf)
+        self.mode = resolve_mode(monitor, mode)
+        self.min_delta = require_number_up_to("min_delta", min_delta, at_most=math.inf)
         self.verbose = verbose
         self._first_batch = 0
 
@@ -110,14 +110,14 @@ class AlphaCallback(keras.callbacks.Callback):
         if steps is not None:
             # The last execution of an epoch may have fewer batches.
             elapsed = min(elapsed, steps - self._first_batch)
-        if alpha_of(layer) > 0:
+        if read_alpha(layer) > 0:
             self._take_steps(layer, self._count(layer, elapsed))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs α and takes the step that is due, if any."""
         logs = {} if logs is None else logs
         layer = self._log_alpha(logs)
-        if self.unit != "epoch" or alpha_of(layer) == 0:
+        if self.unit != "epoch" or read_alpha(layer) == 0:
             return
         due = self._count(layer, 1) if self.monitor is None else self._stalled(layer, logs)
         self._take_steps(layer, int(due))
@@ -127,12 +127,12 @@ class AlphaCallback(keras.callbacks.Callback):
         # an assignment is lost: so the layer is looked up every time.
         layer = alpha_layer(self.model)
         if logs is not None:
-            logs["alpha"] = alpha_of(layer)
+            logs["alpha"] = read_alpha(layer)
         return layer
 
     def _count(self, layer: Alpha, elapsed: int) -> int:
         """Counts epochs or batches; returns the number of steps that have become due."""
-        due, wait = divmod(int(value_of(layer.wait)) + elapsed, self.every)
+        due, wait = divmod(int(read_scalar(layer.wait)) + elapsed, self.every)
         layer.wait.assign(wait)
         return due
 
@@ -143,10 +143,10 @@ class AlphaCallback(keras.callbacks.Callback):
             report_missing(monitor, logs, waiting="alpha")
             return False
         current = float(logs[monitor])
-        improved = improves(current, value_of(layer.best), self.mode, self.min_delta)
+        improved = improves(current, read_scalar(layer.best), self.mode, self.min_delta)
         if improved:
             layer.best.assign(current)
-        wait = 0 if improved else int(value_of(layer.wait)) + 1
+        wait = 0 if improved else int(read_scalar(layer.wait)) + 1
         layer.wait.assign(wait)
         return not improved and wait >= self.patience
 
@@ -154,15 +154,15 @@ class AlphaCallback(keras.callbacks.Callback):
         """Takes `count` steps down the schedule and forgets the best value of the metric."""
         if count == 0:
             return
-        old = alpha_of(layer)
-        step = self._next_step(int(value_of(layer.step)), old) + count - 1
+        old = read_alpha(layer)
+        step = self._next_step(int(read_scalar(layer.step)), old) + count - 1
         layer.step.assign(step)
         layer.alpha.assign(self.schedule(step))
         if self.monitor is not None:
             layer.best.assign(math.nan)
             layer.wait.assign(0)
         if self.verbose:
-            print(f"\nalpha: {old:.6g} -> {alpha_of(layer):.6g} (step {step})")
+            print(f"\nalpha: {old:.6g} -> {read_alpha(layer):.6g} (step {step})")
 
     def _next_step(self, step: int, alpha: float) -> int:
         """Returns the step after `step` or, if α has left the schedule, the first one below α."""

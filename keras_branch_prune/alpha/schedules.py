@@ -8,7 +8,12 @@ import enum
 import fractions
 import math
 
-from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
+from keras_branch_prune.common import (
+    require_integer,
+    require_number,
+    require_positive,
+    require_share,
+)
 
 # The `Alpha` layer keeps the step in an int32 variable.
 _MAX_STEPS = 2**31 - 1
@@ -155,7 +160,7 @@ class MultiplicativeDecay(AlphaSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("factor", self.factor)
+        require_share("factor", self.factor)
 
     def decay(self, step: int) -> float:
         """Returns `factor ** step`."""

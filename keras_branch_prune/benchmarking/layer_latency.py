@@ -14,7 +14,7 @@ from keras import layers, tree
 
 from keras_branch_prune.analysis import graph_costs
 from keras_branch_prune.exporting import inference_form, inference_function
-from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, random_inputs
+from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, draw_inputs
 from keras_branch_prune.rules import layer_macs
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
@@ -129,7 +129,7 @@ def _time_calls(run: Callable[[], None]) -> list[float]:
 
 def _make_runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
     """Returns a function that runs a model once and waits for the result."""
-    inputs = tree.flatten(random_inputs(model, batch_size))
+    inputs = tree.flatten(draw_inputs(model, batch_size))
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
     predict, _ = inference_function(model, specs)
 

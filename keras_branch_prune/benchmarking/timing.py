@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from keras_branch_prune.common import check_share
+from keras_branch_prune.common import require_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
     Raises:
         ValueError: If `confidence` is out of its range.
     """
-    check_share("confidence", confidence)
+    require_share("confidence", confidence)
     ordered, ranks = sorted(values), range(2, (len(values) + 1) // 2 + 1)
     rank = max((k for k in ranks if coverage(len(values), k) >= confidence), default=1)
     return ordered[rank - 1], ordered[-rank]

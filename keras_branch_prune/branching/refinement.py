@@ -30,7 +30,7 @@ from keras_branch_prune.common import (
 )
 from keras_branch_prune.data import Samples, Spool, read_batches
 from keras_branch_prune.graph import as_array, canonical, pack
-from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, value_of
+from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, read_scalar
 
 _HELD_OUT = 0.1
 """Share of the samples that are not trained on; they decide which epoch is kept."""
@@ -281,7 +281,7 @@ def _compile_functions(
 @contextlib.contextmanager
 def _restore_on_error(pair: _Pair) -> Iterator[None]:
     """Puts α back in the end, and all weights as well if there was an exception."""
-    alpha, weights = value_of(pair.alpha), _copy_values(pair.variables)
+    alpha, weights = read_scalar(pair.alpha), _copy_values(pair.variables)
     # BaseException, as the weights should be whole after Ctrl-C too.
     try:
         yield

@@ -16,8 +16,8 @@ from keras_branch_prune.exporting.serving import SignatureNames
 from keras_branch_prune.graph import (
     build_model,
     canonical,
-    outputs_in_float64,
-    random_inputs,
+    compute_in_float64,
+    draw_inputs,
     relative_error,
 )
 from keras_branch_prune.runtimes import Worker, WorkerError, start_worker
@@ -66,7 +66,7 @@ def verify_reloaded(
     _refuse_strings(model)
     # On the CPU, as in the fresh process: a GPU may round the factors of a convolution to TF32.
     with tf.device("CPU:0"):
-        inputs = [random_inputs(model, batch, seed=batch) for batch in _BATCH_SIZES]
+        inputs = [draw_inputs(model, batch, seed=batch) for batch in _BATCH_SIZES]
         outputs = [model(case, training=False) for case in inputs]
     results = _reload_and_run(path, [_to_arrays(case) for case in inputs], names, runtime)
     tolerance = max(tolerance, _tolerance(model))
@@ -86,7 +86,7 @@ def _error(expected: np.ndarray, actual: np.ndarray) -> float:
 
 def _rounding_error(model: keras.Model, inputs: Any, outputs: Any) -> float:
     """Returns how far a model's outputs are from those in float64; 0 if they cannot be had."""
-    exact = outputs_in_float64(build_model(canonical(model)), inputs)
+    exact = compute_in_float64(build_model(canonical(model)), inputs)
     return 0.0 if exact is None else relative_error(exact, outputs)
 
 

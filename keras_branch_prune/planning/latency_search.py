@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_branch_prune.benchmarking import benchmark
-from keras_branch_prune.common import check_share, require_integer, require_number
+from keras_branch_prune.common import require_integer, require_number, require_share
 
 _SHORTEST_STEP = 1e-3
 """The search ends where the next cost share differs by less than this share from a measured one."""
@@ -131,7 +131,7 @@ def meet_latency(
     Raises:
         ValueError: If `target`, `lowest` or `measurements` is out of its range.
     """
-    check_share("target", target)
+    require_share("target", target)
     require_number("lowest", lowest, lambda x: 0 <= x < 1, "a number in [0, 1)")
     require_integer("measurements", measurements, at_least=1)
     search = LatencySearch(target, tolerance, ())

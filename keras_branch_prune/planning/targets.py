@@ -9,7 +9,12 @@ from typing import Any
 import keras
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup
-from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
+from keras_branch_prune.common import (
+    require_integer,
+    require_number,
+    require_positive,
+    require_share,
+)
 from keras_branch_prune.planning.latency_search import share_of_milliseconds
 
 Record = tuple[tuple[str, Any], ...]
@@ -48,7 +53,7 @@ class Latency:
                 f"Received: share={self.share}, milliseconds={self.milliseconds}"
             )
         if self.share is not None:
-            check_share("share", self.share)
+            require_share("share", self.share)
         if self.milliseconds is not None:
             require_positive("milliseconds", self.milliseconds)
         for name in ("batch_size", "threads"):
@@ -82,7 +87,7 @@ def one_target(**targets: Any) -> tuple[str, Any]:
     if isinstance(value, Latency) and name == "latency":
         return name, value
     if name != "width":
-        check_share(name, value)
+        require_share(name, value)
     elif not isinstance(value, Mapping):
         _check_ratio(name, value)
     return name, Latency(value) if name == "latency" else value

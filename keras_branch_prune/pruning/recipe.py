@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from keras_branch_prune.common import number_up_to, require_integer, require_positive
+from keras_branch_prune.common import require_integer, require_number_up_to, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +66,5 @@ class Recipe:
             value = getattr(self, name)
             if value is not None or name == "temperature":
                 require_positive(name, value)
-        number_up_to("distillation", self.distillation, at_most=1)
-        number_up_to("matching", self.matching, at_most=math.inf)
+        require_number_up_to("distillation", self.distillation, at_most=1)
+        require_number_up_to("matching", self.matching, at_most=math.inf)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.data import ShuffledArrays, check_data, first_samples
+from keras_branch_prune.data import ShuffledArrays, check_data, read_first_samples
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.training import EpochBackup, StopOnNonFinite
 
@@ -174,7 +174,7 @@ class Trainer:
         if not count:
             return None
         if not isinstance(self.train, tuple):
-            return first_samples(self.train, count)
+            return read_first_samples(self.train, count)
         samples = len(tree.flatten(self.train)[0])
         rng = np.random.default_rng(self.recipe.seed)
         chosen = np.sort(rng.permutation(samples)[:count])

@@ -26,7 +26,7 @@ from keras_branch_prune.graph import (
     Unit,
     Value,
     attention_inputs,
-    why_whole,
+    reason_to_keep_whole,
 )
 from keras_branch_prune.rules.base import Barrier, Rule, describe, keep_all_whole, positions
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
@@ -38,7 +38,7 @@ class WholeAttention(Barrier):
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
-        reason = why_whole(call) or MAY_BE_MASKED
+        reason = reason_to_keep_whole(call) or MAY_BE_MASKED
         keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
 
     def macs(self, call: Call) -> int | None:

@@ -207,7 +207,7 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
     return scores
 
 
-def keeping_order(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
+def order_by_score(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
     """Returns the channels, the most valuable first; of equal ones, the lower number first.
 
     Args:

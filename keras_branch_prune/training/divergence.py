@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_branch_prune.graph import is_finite
 from keras_branch_prune.layers import find_alpha
-from keras_branch_prune.training.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take_snapshot
 
 
 def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
@@ -84,7 +84,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """Copies the state that training begins with."""
         self.stopped_epoch = None
         self._broken_off = False
-        self._last_good = take(self.model)
+        self._last_good = take_snapshot(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Breaks the epoch off when its loss is not finite."""
@@ -99,7 +99,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         rolled_back = bool(logs.get("alpha_rollback"))
         if rolled_back or not (self._broken_off or has_diverged(self.model, logs)):
             self._broken_off = False
-            self._last_good = take(self.model)
+            self._last_good = take_snapshot(self.model)
             return
         self._stop(epoch, logs)
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import number_up_to, require, require_integer
+from keras_branch_prune.common import require, require_integer, require_number_up_to
 
 
 class DCGAN(keras.Model):
@@ -76,7 +76,7 @@ class DCGAN(keras.Model):
         **kwargs: Any,
     ):
         _check_gan(generator, discriminator, teacher)
-        weight = number_up_to("distillation", distillation, at_most=math.inf)
+        weight = require_number_up_to("distillation", distillation, at_most=math.inf)
         if seed is not None:
             seed = require_integer("seed", seed, at_least=0)
         # The models cast their inputs themselves: cast here, float32 layers get rounded ones.
