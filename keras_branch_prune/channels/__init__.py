@@ -1,7 +1,4 @@
-"""Channels as data: how groups make up an axis, how they are tracked, how maps meet kernels.
-
-The docstring of `layouts.py` works an example through all of it.
-"""
+"""Channels as data: how groups make up an axis, how they are tracked, how maps meet kernels."""
 
 from keras_branch_prune.channels.cuts import side_by_side
 from keras_branch_prune.channels.kernels import ChannelMatrices, multiply_weights

@@ -34,6 +34,7 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
         size, channels repeat differently, or some are attention heads.
     """
     shapes = {tuple((b.positions, b.channels) for b in layout.blocks) for layout in layouts}
+    # A projection produces its heads as one segment, so that cuts of it would never be made.
     nested = any(segment.inner for layout in layouts for segment in layout.segments())
     if len(shapes) > 1 or nested:
         return None
@@ -65,6 +66,7 @@ def cuts_at(layout: Layout, offsets: Sequence[int]) -> list[tuple[str, int]] | N
     if others or block.positions > 1:
         return None
     pieces = [(segment, end) for segment, end in _pieces(block, offsets) if end < segment.size]
+    # For the heads see `wanted_cuts`.
     if any(segment.inner or end % segment.repeat for segment, end in pieces):
         return None
     return [(segment.group, end // segment.repeat) for segment, end in pieces]

@@ -68,6 +68,7 @@ class ChannelMatrices:
 
     def part(self, inputs: slice, outputs: slice) -> np.ndarray:
         """Returns the map from a run of channels to another, float64; a diagonal stays one."""
+        # As a matrix, a diagonal map of C channels would have C² entries.
         (_, matrix), *others = self.blocks
         if not others and len(matrix.shape) == 1 and inputs == outputs:
             return as_array(matrix)[inputs]

@@ -103,10 +103,12 @@ class ChannelTracker:
         """Makes all layouts keep the same channels; if that is impossible, keeps them whole."""
         known = [layout for layout in layouts if layout is not None]
         reason = None
+        # What is not tracked stays whole, and so must all that has the same channels.
         if len(known) < len(layouts):
             reason = f"{where} joins it with channels that are fixed"
         elif len({layout.structure() for layout in known}) > 1:
             cuts = wanted_cuts(known) if self._refine else None
+            # With these cuts the structures will be equal in the next pass, and can be tied.
             if cuts is not None:
                 self._wanted.extend(cuts)
                 return
@@ -153,6 +155,7 @@ class ChannelTracker:
             reason = f"{where} parts channels into positions that are not known as such"
             self.keep_whole(layout, reason)
             return None
+        # If another reshape parts the axis differently, it finds other positions in the next pass.
         self._unfolded.setdefault(segment.group, positions)
         return self._stand_in(layout.axis, segment.channels // positions)
 

@@ -122,6 +122,7 @@ class GroupedAttention(LinearRule):
         if reason is not None:
             keep_all_whole(layouts, tracker, f"{where} {reason}")
             return None
+        # By tensor, as one may be query, key and value at once.
         by_value = dict(zip(call.inputs, layouts, strict=True))
         for value, layout in by_value.items():
             if value not in roles.values():

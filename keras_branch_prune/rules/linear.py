@@ -97,6 +97,7 @@ class LinearMap(Folding, LinearRule):
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Notes the layer as consumer of its input; returns the layout that it produces."""
         unit, (layout,), (output,) = call.unit, layouts, call.outputs
+        # LoRA and quantization add weights, with which a layer is more than one kernel.
         if len(unit.weights) != 1 + self.has_bias(unit):
             reason = f"{describe(unit)} has more weights than a kernel and a bias"
             tracker.keep_whole(layout, reason)

@@ -193,6 +193,7 @@ def activation_key(cls: type) -> str | None:
     return getattr(_RULES.get(cls), "activation_key", None)
 
 
+# `graph/` splits activations off their layers, but lies below the rules, which know the keys.
 set_activation_lookup(activation_key)
 
 
