@@ -22,7 +22,8 @@ def load_script():
 
 
 benchmark = load_script()
-FAST = ("MobileNetV2", "MobileNetV3Small", "ResNet50", "NASNetMobile")
+FAST = ("MobileNetV2", "MobileNetV3Small")
+SENSITIVE = (*FAST, "ResNet50", "NASNetMobile")
 BAR = 1e-4
 
 
@@ -33,13 +34,13 @@ def check(result: dict) -> None:
     assert result["merge_error"] <= BAR
     assert after < 0.4 * before
     assert result["prunable"] >= result["groups"] - 1
+    if result["name"] in SENSITIVE:
+        assert result["sensitivity"] > 1e-2
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_few_architectures(name):
-    result = benchmark.measure(name, 0.5, 75)
-    assert result["sensitivity"] > 1e-2
-    check(result)
+    check(benchmark.measure(name, 0.5, 75))
 
 
 @pytest.mark.slow

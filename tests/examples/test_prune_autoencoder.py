@@ -2,64 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from augmentation import EpochNumber
 from autoencoder_data import AutoencoderData
+from helpers.example_runs import Example, read
 from helpers.models import error_between
 from matplotlib import image
 from pruned_autoencoder import largest_difference
 
 import keras_branch_prune as kbp
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "prune_autoencoder.py"
 SIZES = {"crop_size": 32, "crops": 8, "evaluation_crops": 4, "batch_size": 4}
 EPOCHS = {"train_epochs": 1, "blend_epochs": 2, "finetune_epochs": 1, "calibration": 4}
 # Pruning finds more to do in three blocks, but tracing takes longest here.
 TINY = {**SIZES, **EPOCHS, "widths": "2,4", "keep": 0.5}
 
 
-def command(folder, *flags):
-    tiny = [f"--{name}={value}" for name, value in TINY.items()]
-    return [sys.executable, str(EXAMPLE), f"--output_dir={folder}", *tiny, *flags]
-
-
-def run(folder, *flags):
-    """Runs the example to its end and returns what it printed."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
-
-
-def refusal(folder, *flags):
-    """Runs the example, which must refuse, and returns what it printed as an error."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
-    assert result.returncode != 0
-    return result.stderr
+EXAMPLE = Example("prune_autoencoder", [f"--{name}={value}" for name, value in TINY.items()])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    return folder, run(folder, "--prune=encoder")
+    return folder, EXAMPLE.run(folder, "--prune=encoder")
 
 
 @pytest.fixture(scope="module")
 def data():
     options = {name: value for name, value in SIZES.items() if name != "crop_size"}
     return AutoencoderData.load("photos", ".", crop_size=32, seed=0, **options)
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def assert_table_has(table, metrics):
@@ -181,11 +155,6 @@ def test_the_crops_to_evaluate_on_do_not_depend_on_the_seed(data):
     assert not np.array_equal(*batches)
 
 
-def test_a_folder_of_other_settings_is_refused(finished):
-    error = refusal(finished[0], "--keep=0.25", "--prune=decoder")
-    assert "was begun with other settings (keep: " in error
-
-
 BAD_FLAGS = {
     "--crop_size=30": "--crop_size must be a multiple of 2 to the number of --widths.",
     "--crop_size=8": "--crop_size=8: 8 is not integer >= 11",
@@ -194,41 +163,24 @@ BAD_FLAGS = {
     "--keep=1": "--keep=1.0: must be between 0 and 1",
     "--prune=middle": "one of <encoder|decoder|both|encoder_then_decoder|all>",
     "--prune=all --blend_epochs=1": "--blend_epochs must be at least 2, one for each half",
+    "--dataset=/no/such/folder": "There is no folder of images '/no/such/folder'",
 }
-PARSE = """
-import sys
-import autoencoder_flags
-from absl import flags
-
-for line in sys.argv[1:]:
-    flags.FLAGS.unparse_flags()
-    try:
-        flags.FLAGS(["prune", *line.split()])
-        print("accepted")
-    except flags.Error as error:
-        print(error)
-"""
 
 
-def test_bad_flags_are_refused():
-    process = [sys.executable, "-c", PARSE, *BAD_FLAGS]
-    found = subprocess.run(process, capture_output=True, text=True, cwd=EXAMPLE.parent, timeout=300)
-    assert found.returncode == 0, found.stderr[-3000:]
-    for line, message in zip(found.stdout.splitlines(), BAD_FLAGS.values(), strict=True):
-        assert message in line
-
-
-@pytest.mark.slow
-def test_a_data_set_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
-    error = refusal(tmp_path / "run", "--dataset=/no/such/folder")
-    assert "There is no folder of images '/no/such/folder'" in error
-    assert not (tmp_path / "run").exists()
+def test_bad_flags_are_refused_before_anything_is_made(finished, tmp_path):
+    runs = [(tmp_path / "run", flags.split()) for flags in BAD_FLAGS]
+    other = (finished[0], ["--keep=0.25", "--prune=decoder"])
+    *errors, other = EXAMPLE.refusals(*runs, other)
+    for error, message in zip(errors, BAD_FLAGS.values(), strict=True):
+        assert message in error
+    assert list(tmp_path.iterdir()) == []
+    assert "was begun with other settings (keep: " in other
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--skips", "--widths=2,4,4")], ids=["plain", "skips"])
 def test_all_approaches(tmp_path, flags):
-    printed = run(tmp_path, "--prune=all", "--control", *flags)
+    printed = EXAMPLE.run(tmp_path, "--prune=all", "--control", *flags)
     metrics = read(tmp_path / "metrics.json")
     assert len(read(tmp_path / "trained_on" / "original.history.json")) == 3
     for key in ("parameters", "macs"):
@@ -260,14 +212,9 @@ def test_all_approaches(tmp_path, flags):
 @pytest.mark.slow
 def test_killed_and_called_again_it_ends_as_if_left_alone(finished, tmp_path):
     expected, _ = finished
-    process = subprocess.Popen(command(tmp_path, "--prune=encoder"), stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("encoder/branched.backup/epoch-000001*")):
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    EXAMPLE.kill_when(tmp_path, "encoder/branched.backup/epoch-000001*", "--prune=encoder")
     assert not (tmp_path / "encoder" / "branched.keras").exists()
-    run(tmp_path, "--prune=encoder")
+    EXAMPLE.run(tmp_path, "--prune=encoder")
     for name in ("original", "encoder/branched", "encoder/compact"):
         files = [folder / f"{name}.keras" for folder in (expected, tmp_path)]
         weights = [kbp.load_model(file, compile=False).get_weights() for file in files]

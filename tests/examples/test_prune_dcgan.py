@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers.example_runs import EXAMPLES, Example, read
 from matplotlib import image
 
 import keras_branch_prune as kbp
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "prune_dcgan.py"
-SHORT = (
-    *("--image_size=8", "--width=0.0625", "--noise=8", "--images=128", "--calibration=128"),
-    *("--classifier_epochs=1", "--train_epochs=2", "--blend_epochs=2", "--finetune_epochs=1"),
-    *("--samples=100", "--noise_seeds=2"),
+EXAMPLE = Example(
+    "prune_dcgan",
+    (
+        *("--image_size=8", "--width=0.0625", "--noise=8", "--images=128", "--calibration=128"),
+        *("--classifier_epochs=1", "--train_epochs=2", "--blend_epochs=2", "--finetune_epochs=1"),
+        *("--samples=100", "--noise_seeds=2"),
+    ),
 )
-
-
-def command(folder, *flags):
-    return [sys.executable, str(EXAMPLE), f"--output_dir={folder}", *SHORT, *flags]
-
-
-def run(folder, *flags):
-    """Runs the example to its end and returns what it printed."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    return folder, run(folder)
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    return folder, EXAMPLE.run(folder)
 
 
 def generator(folder, stage):
@@ -147,57 +131,34 @@ def test_the_judge_goes_on_from_stage_to_stage(finished):
     assert kept > 0.9 > abs(fresh)
 
 
-def refusal(folder, *flags):
-    """Runs the example, which must refuse, and returns what it printed as an error."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
-    assert result.returncode != 0
-    return result.stderr
+REFUSED = {
+    "--schedule=step": "α must be 0 after --blend_epochs=2 at the latest",
+    "--schedule=reduce_on_plateau": "A GAN has no metric whose plateau would tell.",
+}
 
 
-def test_a_folder_of_other_settings_is_refused(finished):
-    error = refusal(finished[0], "--keep=0.5")
-    assert "was begun with other settings (keep: " in error
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--schedule=step", "α must be 0 after --blend_epochs=2 at the latest"),
-        pytest.param(
-            *("--schedule=reduce_on_plateau", "A GAN has no metric whose plateau would tell."),
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_schedules_that_do_not_end_are_refused_before_anything_is_made(tmp_path, flag, message):
-    folder = tmp_path / "run"
-    assert message in refusal(folder, flag)
-    assert not folder.exists()
+def test_schedules_that_do_not_end_are_refused_before_anything_is_made(finished, tmp_path):
+    runs = [(tmp_path / "run", [flag]) for flag in REFUSED]
+    *errors, other = EXAMPLE.refusals(*runs, (finished[0], ["--keep=0.5"]))
+    for error, message in zip(errors, REFUSED.values(), strict=True):
+        assert message in error
+    assert list(tmp_path.iterdir()) == []
+    assert "was begun with other settings (keep: " in other
 
 
 @pytest.mark.slow
 def test_a_merged_generator_that_differs_is_refused(finished):
     # No difference is small enough for it.
     script = (
-        f"import sys; sys.path.insert(0, {str(EXAMPLE.parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
         "import prune_dcgan; from absl import app\n"
         "prune_dcgan.TOLERANCE = -1.0\n"
-        f"app.run(prune_dcgan.main, {command(finished[0])[1:]!r})"
+        f"app.run(prune_dcgan.main, {EXAMPLE.command(finished[0])[1:]!r})"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert "The merged generator differs from the branched one by" in result.stderr
-
-
-def kill_when(folder, file, *flags):
-    """Runs the example, and kills it once there is such a file."""
-    process = subprocess.Popen(command(folder, *flags), stdout=subprocess.DEVNULL)
-    while not list(folder.glob(file)):
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def assert_same_stage(first, second, stage):
@@ -214,9 +175,9 @@ def assert_same_stage(first, second, stage):
 def test_killed_again_and_again_it_ends_as_if_left_alone(finished, tmp_path):
     expected, _ = finished
     for stage in ("original", "branched", "scratch"):
-        kill_when(tmp_path, f"{stage}.backup/epoch-000001*")
+        EXAMPLE.kill_when(tmp_path, f"{stage}.backup/epoch-000001*")
         assert not (tmp_path / stage).exists()
-    run(tmp_path)
+    EXAMPLE.run(tmp_path)
     for stage in ("original", "branched", "compact", "scratch"):
         assert_same_stage(expected, tmp_path, stage)
     assert read(expected / "metrics.json") == read(tmp_path / "metrics.json")
@@ -226,7 +187,7 @@ def test_killed_again_and_again_it_ends_as_if_left_alone(finished, tmp_path):
 def test_the_discriminator_is_pruned_afterwards_in_the_same_folder(finished):
     folder, _ = finished
     before = read(folder / "metrics.json")["generators"]
-    printed = run(folder, "--prune_discriminator")
+    printed = EXAMPLE.run(folder, "--prune_discriminator")
     metrics = read(folder / "metrics.json")
     assert list(metrics["generators"]) == [*list(before)[:-1], "both", "scratch"]
     assert metrics["generators"]["compact"] == before["compact"]

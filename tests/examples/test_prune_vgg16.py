@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.example_runs import Example, read
 from matplotlib import image
 
 import keras_branch_prune as kbp
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "prune_vgg16.py"
-SHORT = ("--width=0.0625", "--train_epochs=1", "--finetune_epochs=1", "--schedule_parameter=0.25")
-
-
-def command(folder, *flags):
-    return [sys.executable, str(EXAMPLE), f"--output_dir={folder}", *SHORT, *flags]
-
-
-def run(folder, *flags):
-    """Runs the example to its end and returns what it printed."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+EXAMPLE = Example(
+    "prune_vgg16",
+    (
+        *("--width=0.0625", "--train_epochs=1", "--finetune_epochs=1", "--schedule_parameter=0.25"),
+        *("--calibration=64", "--nobenchmark"),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    return folder, run(folder)
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    return folder, EXAMPLE.run(folder)
 
 
 def history(folder, name):
@@ -52,7 +39,6 @@ def test_it_leaves_models_exports_metrics_and_pictures(finished):
     assert {path.name for path in folder.iterdir()} == original | reports | {"pruned"}
     pruned = {path.name for path in (folder / "pruned").iterdir()}
     assert {"plan.json", "branched.keras", "compact.keras", "compact_saved_model"} <= pruned
-    assert "time/image at batch 64" in printed
     assert (folder / "table.txt").read_text() in printed
     assert image.imread(folder / "training.png").shape[2] == 4
 
@@ -95,46 +81,39 @@ def test_alpha_falls_as_the_flags_say(finished):
     assert [row["alpha"] for row in rows] == [1.0, 0.75, 0.5, 0.25]
 
 
-def refusal(folder, *flags):
-    """Runs the example, which must refuse, and returns what it printed as an error."""
-    result = subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=300)
-    assert result.returncode != 0
-    return result.stderr
+CONTRADICTIONS = {
+    "--keep=0.5 --macs=0.2": "At most one of (keep, prune, macs, params)",
+    "--schedule_parameter=2": "`step_size` must be a number in (0, 1]. Received: step_size=2",
+    "--folds=2 --pretrained=a.keras": "At most one of (pretrained, folds)",
+}
 
 
-def test_a_folder_of_other_settings_is_refused(finished):
-    error = refusal(finished[0], "--keep=0.5")
-    assert "was begun with other settings (keep: " in error
+def test_flags_that_contradict_are_refused_before_anything_is_made(finished, tmp_path):
+    runs = [(tmp_path / "run", flags.split()) for flags in CONTRADICTIONS]
+    *errors, other = EXAMPLE.refusals(*runs, (finished[0], ["--keep=0.5"]))
+    for error, message in zip(errors, CONTRADICTIONS.values(), strict=True):
+        assert message in error
+    assert list(tmp_path.iterdir()) == []
+    assert "was begun with other settings (keep: " in other
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--keep=0.5", "--macs=0.2"], "At most one of (keep, prune, macs, params)"),
-        (
-            ["--schedule_parameter=2"],
-            "`step_size` must be a number in (0, 1]. Received: step_size=2",
-        ),
-        (["--folds=2", "--pretrained=a.keras"], "At most one of (pretrained, folds)"),
-    ],
-)
-def test_flags_that_contradict_are_refused_before_anything_is_made(tmp_path, flags, message):
-    folder = tmp_path / "run"
-    assert message in refusal(folder, *flags)
-    assert not folder.exists()
+@pytest.mark.slow
+def test_it_measures_the_original_and_the_compact_model(finished, tmp_path):
+    flags = (f"--pretrained={finished[0] / 'original.keras'}", "--schedule_parameter=1")
+    assert "time/image at batch 64" in EXAMPLE.run(tmp_path, *flags, "--benchmark")
+    assert "benchmark" in read(tmp_path / "metrics.json")
 
 
 @pytest.mark.slow
 def test_it_prunes_a_pretrained_model_by_the_share_to_remove(finished, tmp_path):
     pretrained = finished[0] / "original.keras"
-    run(
+    EXAMPLE.run(
         tmp_path,
         f"--pretrained={pretrained}",
         "--prune=0.5",
         "--schedule=linear",
         "--schedule_parameter=2",
         "--notrain_original",
-        "--nobenchmark",
     )
     paths = (pretrained, tmp_path / "pruned" / "compact.keras")
     original, pruned = (kbp.load_model(path) for path in paths)
@@ -149,8 +128,8 @@ def test_it_prunes_a_pretrained_model_by_the_share_to_remove(finished, tmp_path)
 def test_the_controls_have_the_same_architecture_and_as_many_epochs(finished, tmp_path):
     pretrained = finished[0] / "original.keras"
     flags = [f"--pretrained={pretrained}", "--macs=0.3", "--backtracking", "--max_drop=1"]
-    flags += ["--nobenchmark", "--controls", "--rounds=2"]
-    printed = run(tmp_path, *flags)
+    flags += ["--controls", "--rounds=2"]
+    printed = EXAMPLE.run(tmp_path, *flags)
     metrics = read(tmp_path / "metrics.json")
     assert list(metrics) == ["original", "compact", "standard", "scratch"]
     sizes = {metrics[name]["macs"] for name in ("compact", "standard", "scratch")}
@@ -164,16 +143,6 @@ def test_the_controls_have_the_same_architecture_and_as_many_epochs(finished, tm
         assert f"{name:>10}: accuracy {row['val_accuracy']:.4f} on validation" in printed
 
 
-def kill_when(folder, file, *flags):
-    """Runs the example, and kills it once there is such a file."""
-    process = subprocess.Popen(command(folder, *flags), stdout=subprocess.DEVNULL)
-    while not list(folder.glob(file)):
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def assert_same_stage(first, second, name):
     """Asserts that a stage had the same logs, and ended with the same weights bit for bit."""
     assert history(first, name) == history(second, name)
@@ -185,9 +154,9 @@ def assert_same_stage(first, second, name):
 @pytest.mark.slow
 def test_killed_while_alpha_falls_it_ends_as_if_left_alone(finished, tmp_path):
     expected, _ = finished
-    kill_when(tmp_path, "pruned/branched.backup/epoch-000002*")
+    EXAMPLE.kill_when(tmp_path, "pruned/branched.backup/epoch-000002*")
     assert not (tmp_path / "pruned" / "branched.keras").exists()
-    run(tmp_path, "--nobenchmark")
+    EXAMPLE.run(tmp_path)
     assert_same_stage(expected, tmp_path, "original")
     for name in ("branched", "compact"):
         assert_same_stage(expected / "pruned", tmp_path / "pruned", name)
@@ -196,8 +165,8 @@ def test_killed_while_alpha_falls_it_ends_as_if_left_alone(finished, tmp_path):
 @pytest.mark.slow
 def test_folds_are_pruned_one_by_one_and_resumed(tmp_path):
     flags = ("--folds=2", "--schedule_parameter=0.5")
-    kill_when(tmp_path, "fold_2/pruned/branched.backup/epoch-000001*", *flags)
-    printed = run(tmp_path, *flags)
+    EXAMPLE.kill_when(tmp_path, "fold_2/pruned/branched.backup/epoch-000001*", *flags)
+    printed = EXAMPLE.run(tmp_path, *flags)
     metrics = read(tmp_path / "metrics.json")
     assert len(metrics["folds"]) == 2
     for name in ("original", "compact"):

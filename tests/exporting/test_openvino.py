@@ -8,6 +8,9 @@ from helpers.export_cases import assert_round_trip, build, size
 from keras_branch_prune.exporting.openvino import export_openvino
 from keras_branch_prune.exporting.verification import ExportError
 
+# Of what the other cases consist of.
+COMPOSED = ("vgg16", "autoencoder", "generator")
+
 
 def _run(path):
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
@@ -31,7 +34,14 @@ def test_verified_in_a_fresh_process(tmp_path):
     assert_round_trip(model, _run(path))
 
 
-@pytest.mark.parametrize("name", export_cases.CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # LiteRT and ONNX round trips of these are quick.
+        pytest.param(name, marks=[pytest.mark.slow] if name in COMPOSED else [])
+        for name in export_cases.CASES
+    ],
+)
 def test_round_trips(tmp_path, name):
     model = build(export_cases.CASES, name)
     assert_round_trip(model, _run(export_openvino(model, tmp_path / "m", verify=False)))

@@ -117,6 +117,7 @@ def check_generated(model: keras.Model) -> None:
             kbp.plan(model, width=0.5)
 
 
+@pytest.mark.slow
 def test_vgg16_of_keras_applications():
     model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=10)
     check_invariants(model, width=0.34375)
