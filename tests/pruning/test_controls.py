@@ -7,7 +7,6 @@ import pytest
 from helpers.three_classes import RECIPE, TRAIN, VALIDATION
 
 import keras_branch_prune as kbp
-from keras_branch_prune.pruning.controls import _build_untrained, _widths
 
 SHORT = dataclasses.replace(RECIPE, finetune_epochs=2)
 
@@ -48,11 +47,15 @@ def test_from_scratch_has_the_same_architecture_and_other_weights(original, tmp_
     np.testing.assert_array_equal(again.model.get_weights()[0], result.model.get_weights()[0])
 
 
-def test_what_is_random_follows_from_the_seed(original):
-    plan = kbp.plan(original, width=0.5)
-    first, second, other = (
-        _build_untrained(original, plan, seed).get_weights()[0] for seed in (0, 0, 1)
-    )
+def test_what_is_random_follows_from_the_seed(original, tmp_path):
+    def begun(folder, seed):
+        """The weights after an epoch that hardly moves them."""
+        recipe = dataclasses.replace(SHORT, learning_rate=1e-12, seed=seed)
+        options = {"output_dir": tmp_path / folder, "recipe": recipe, "verbose": 0, "width": 0.5}
+        result = kbp.train_from_scratch(original, TRAIN, epochs=1, **options)
+        return result.model.get_weights()[0]
+
+    first, second, other = begun("first", 0), begun("second", 0), begun("other", 1)
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.01
 
@@ -70,7 +73,10 @@ def test_epochs_are_checked(original, tmp_path):
         kbp.train_from_scratch(original, TRAIN, output_dir=tmp_path, epochs=0, width=0.5)
 
 
-def test_the_last_round_has_the_widths_of_the_plan(original):
-    plan = kbp.plan(original, width=0.34375)
-    assert _widths(plan, 1.0) == {group.name: group.width for group in plan.groups}
-    assert _widths(plan, 0.0) == {group.name: group.channels for group in plan.groups}
+def test_the_last_round_has_the_widths_of_the_plan(original, tmp_path):
+    recipe = dataclasses.replace(SHORT, finetune_epochs=0)
+    options = {"output_dir": tmp_path / "run", "recipe": recipe, "verbose": 0, "width": 0.34375}
+    result = kbp.standard_prune(original, TRAIN, rounds=3, **options)
+    assert widths(result.model) == [group.width for group in result.plan.groups] == [6, 4]
+    rounds = [kbp.load_model(tmp_path / "run" / f"round_{n}.keras") for n in (1, 2)]
+    assert [widths(model) for model in rounds] == [[12, 8], [8, 6]]
