@@ -36,3 +36,18 @@ def test_modules_that_are_named_exist(page):
     for parent, path in named:
         root = parent or "keras_branch_prune/"
         assert (ROOT / root / path).exists(), root + path
+
+
+def test_the_table_of_folders_is_complete():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| `(\w+)/` \| .* \| ([\w, ]+) \|$", text, flags=re.M)
+    listed = {folder: sorted(files.split(", ")) for folder, files in rows}
+    found = {
+        folder: sorted(
+            path.stem
+            for path in (ROOT / "keras_branch_prune" / folder).glob("*.py")
+            if path.stem != "__init__"
+        )
+        for folder in FOLDERS
+    }
+    assert listed == found
