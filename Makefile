@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
-PYTEST := -m pytest -n 2
+PYTEST := -m pytest -n 2 --dist=worksteal
 
 # The versions of the test environment. The pins are of Python 3.11 and later; on 3.10 pip chooses.
 # `make test CONSTRAINTS=` tests with the newest versions of everything.
