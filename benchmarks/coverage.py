@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_branch_prune as kbp
-from keras_branch_prune.graph import random_inputs, relative_error
+from keras_branch_prune.graph import draw_inputs, relative_error
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("names", None, "Architectures; none: all of keras.applications.")
@@ -71,7 +71,7 @@ def calibrate(model: keras.Model) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    model(random_inputs(model, 4, seed=2), training=True)
+    model(draw_inputs(model, 4, seed=2), training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -89,7 +89,7 @@ def move_maps(branched: keras.Model, seed: int = 0) -> None:
 
 def error_between(expected: keras.Model, actual: keras.Model) -> float:
     """Returns the largest difference relative to the largest output."""
-    inputs = random_inputs(expected, batch_size=2, seed=1)
+    inputs = draw_inputs(expected, batch_size=2, seed=1)
     return relative_error(expected(inputs, training=False), actual(inputs, training=False))
 
 
@@ -98,7 +98,7 @@ def sensitivity(model: keras.Model) -> float:
 
     If it is tiny, the model hardly looks at its input, and comparing outputs shows little.
     """
-    first, second = keras.ops.convert_to_numpy(model(random_inputs(model, 2, seed=1)))
+    first, second = keras.ops.convert_to_numpy(model(draw_inputs(model, 2, seed=1)))
     return relative_error(first, second)
 
 

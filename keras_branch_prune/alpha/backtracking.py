@@ -10,14 +10,14 @@ import keras
 
 from keras_branch_prune.alpha.backtracking_search import BacktrackingSearch, Verdict
 from keras_branch_prune.common import require
-from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, value_of
+from keras_branch_prune.layers import Alpha, alpha_layer, read_alpha, read_scalar
 from keras_branch_prune.training import (
     Snapshot,
-    direction,
     has_diverged,
     improves,
     report_missing,
-    take,
+    resolve_mode,
+    take_snapshot,
 )
 
 
@@ -25,20 +25,21 @@ class AlphaBacktracking(keras.callbacks.Callback):
     """Lowers α by steps whose size adapts, and takes back those that cost too much.
 
     After an epoch whose metric is within `max_drop` of the reference, the state is copied (weights,
-    α, statistics, seeds and optimizers, to the host's memory) and α takes a step down. A step has
-    `patience` epochs to get there; otherwise the copy is restored and a smaller step is tried. A
-    NaN or infinite loss, metric or weight takes the step back at once, and lets training go on
-    though `keras.callbacks.TerminateOnNaN` or `StopOnNonFinite` has broken the epoch off. The last
-    step, to α = 0, must prove itself in the same way; then the callback does nothing more.
+    α, statistics, seeds and optimizers, to the host's memory) and α takes a step down. If the
+    metric does not come back within `max_drop` in `patience` epochs, the copy is restored and a
+    smaller step is tried. A NaN or infinite loss, metric or weight takes the step back at once, and
+    training goes on even if `keras.callbacks.TerminateOnNaN` or `StopOnNonFinite` stopped it for
+    that. The last step, to α = 0, is judged in the same way; after it the callback does nothing
+    more.
 
-    If a step below `min_step` would be next, the last good state is restored, training stops, and a
-    warning says what was reached. A later `fit` then tries again, beginning with `step_size`.
+    If the next step would be below `min_step`, the last good state is restored, training stops, and
+    a warning says what was reached. A later `fit` then tries again, beginning with `step_size`.
 
-    Logged are `alpha` and `alpha_step`, α and the step size in force during the epoch, and
+    The logs get `alpha` and `alpha_step`, α and the step size in force during the epoch, and
     `alpha_rollback`, 1 if a step was taken back at its end. The `Alpha` layer counts the steps that
     were not taken back. Restoring the optimizer also restores its learning rate. To end training
-    where α = 0 has proved itself, add `StopAtAlphaZero(decay)` with this callback as `decay`. To
-    resume a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
+    once α = 0 was found good, add `StopAtAlphaZero(decay)` with this callback as `decay`. To resume
+    a killed run, name it in `EpochBackup(folder, callbacks=…)`. Use one callback per model.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].
@@ -74,7 +75,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         named = isinstance(monitor, str) and monitor != ""
         require(named, "monitor", monitor, "the name of a metric")
         self.monitor = monitor
-        self.search = BacktrackingSearch(step_size, mode=direction(monitor, mode), **options)
+        self.search = BacktrackingSearch(step_size, mode=resolve_mode(monitor, mode), **options)
         self.verbose = verbose
         self._good: Snapshot | None = None
 
@@ -90,6 +91,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns what `EpochBackup` saves: the step size, the reference, the last good state."""
+        # These names are in backups of version 0.1.0 too.
         return {
             "finished": self.search.reached_zero,
             "gave_up": self.search.gave_up,
@@ -110,8 +112,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
         search.best_at_start = state["reference"] if search.reference is None else search.reference
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Refuses a model that it cannot judge; begins anew after having given up."""
-        alpha = alpha_of(alpha_layer(self.model))
+        """Refuses to begin below α = 1 without a reference; begins anew after having given up."""
+        alpha = read_alpha(alpha_layer(self.model))
         if self.search.best_at_start is None and 0 < alpha < 1:
             raise ValueError(
                 "`reference` must be given where training begins below alpha = 1 (or the state of "
@@ -127,7 +129,7 @@ class AlphaBacktracking(keras.callbacks.Callback):
         """Logs α, and takes a step, waits, or takes the last step back."""
         logs = {} if logs is None else logs
         layer = alpha_layer(self.model)
-        alpha = alpha_of(layer)
+        alpha = read_alpha(layer)
         logs.update({"alpha": alpha, "alpha_step": self.search.step, "alpha_rollback": 0.0})
         if self.search.gave_up or (self.search.reached_zero and alpha == 0):
             return
@@ -138,25 +140,25 @@ class AlphaBacktracking(keras.callbacks.Callback):
             return
         if not diverged:
             _count_epoch(layer, metric, self.search.mode)
-        waited = int(value_of(layer.wait))
+        waited = int(read_scalar(layer.wait))
         verdict, target = self.search.judge(math.nan if diverged else metric, alpha, waited)
-        reached = logs.get(self.monitor, math.nan) if diverged else value_of(layer.best)
+        reached = logs.get(self.monitor, math.nan) if diverged else read_scalar(layer.best)
         logs["alpha_rollback"] = float(verdict in (Verdict.TAKE_BACK, Verdict.GIVE_UP))
         self._follow(verdict, target, layer, float(reached))
         if diverged and verdict is Verdict.TAKE_BACK:
-            # The epoch may have been broken off for its loss, which is gone with the weights.
+            # Another callback may have stopped training for the NaN, which was just taken back.
             self.model.stop_training = False
 
     def _follow(self, verdict: Verdict, target: float, layer: Alpha, reached: float) -> None:
-        """Does what a verdict asks for; `reached` is the best value of the metric at this α."""
-        alpha = alpha_of(layer)
+        """Acts on a verdict; `reached` is the best value of the metric at this α."""
+        alpha = read_alpha(layer)
         if verdict in (Verdict.ACCEPT, Verdict.FINISH):
             _restart_count(layer)
-            self._good = take(self.model) if verdict is Verdict.ACCEPT else None
+            self._good = take_snapshot(self.model) if verdict is Verdict.ACCEPT else None
         elif verdict is not Verdict.WAIT:
             assert self._good is not None
             self._good.restore(self.model)
-            self._print(f"alpha: {alpha:.6g} -> {alpha_of(layer):.6g} (taken back)")
+            self._print(f"alpha: {alpha:.6g} -> {read_alpha(layer):.6g} (taken back)")
         if verdict is Verdict.FINISH:
             self._print("alpha: 0 is good")
         elif verdict is Verdict.GIVE_UP:
@@ -165,12 +167,12 @@ class AlphaBacktracking(keras.callbacks.Callback):
             self._descend(layer, target)
 
     def _descend(self, layer: Alpha, target: float) -> None:
-        old = alpha_of(layer)
+        old = read_alpha(layer)
         layer.alpha.assign(target)
-        layer.step.assign(int(value_of(layer.step)) + 1)
+        layer.step.assign(int(read_scalar(layer.step)) + 1)
         _restart_count(layer)
         step = self.search.step
-        self._print(f"alpha: {old:.6g} -> {alpha_of(layer):.6g} (step of {step:.6g})")
+        self._print(f"alpha: {old:.6g} -> {read_alpha(layer):.6g} (step of {step:.6g})")
 
     def _give_up(self, failed: float, reached: float) -> None:
         search = self.search
@@ -190,8 +192,8 @@ class AlphaBacktracking(keras.callbacks.Callback):
 
 
 def _count_epoch(layer: Alpha, metric: float, mode: str) -> None:
-    layer.wait.assign(int(value_of(layer.wait)) + 1)
-    if improves(metric, value_of(layer.best), mode):
+    layer.wait.assign(int(read_scalar(layer.wait)) + 1)
+    if improves(metric, read_scalar(layer.best), mode):
         layer.best.assign(metric)
 
 

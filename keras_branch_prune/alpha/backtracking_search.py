@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_branch_prune.common import check_share, require_choice, require_integer, require_number
+from keras_branch_prune.common import require_choice, require_integer, require_number, require_share
 from keras_branch_prune.training import improves
 
 
@@ -28,14 +28,14 @@ class Verdict(enum.Enum):
 class BacktrackingSearch:
     """Lowers α by steps whose size adapts, and takes back those that cost too much.
 
-    α itself, and the state of the model at the last good α, are kept by who asks, such as
-    `AlphaBacktracking`.
+    The caller, such as `AlphaBacktracking`, keeps α itself and the state of the model at the last
+    good α, and acts on the verdicts.
 
     Args:
         step_size: What the first step takes off α, in (0, 1].
         max_drop: By how much the metric may be worse than the reference, in the metric's unit, at
             least 0.
-        patience: Number of epochs that a step may take to recover, at least 1.
+        patience: Number of epochs in which the metric must recover from a step, at least 1.
         reference: Value of the metric to compare with; None takes the best one seen while α = 1,
             so that the first step comes after the first epoch that has the metric.
         shrink: What a failed step multiplies the step size by, in (0, 1).
@@ -47,17 +47,17 @@ class BacktrackingSearch:
 
     Attributes:
         step: Size of the next step.
-        series: How many steps in a row were good at this size.
+        series: Number of good steps in a row at this size.
         best_at_start: The reference in use; None until there is one.
-        good_alpha: α of the last good state; 0, below which there is nothing to take back, where
-            there is none.
+        good_alpha: α of the last good state; 0 while there is none.
         reached_zero: Whether α = 0 was found good.
-        gave_up: Whether the last step was too small to go on.
+        gave_up: Whether the search ended because the next step would be too small.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
+        >>> from keras_branch_prune.alpha import BacktrackingSearch
         >>> search = BacktrackingSearch(step_size=0.2, patience=1, max_drop=0.01)
         >>> search.judge(metric=0.90, alpha=1.0, waited=1)
         (<Verdict.ACCEPT: 'accept'>, 0.8)
@@ -86,7 +86,7 @@ class BacktrackingSearch:
     def __post_init__(self) -> None:
         self._require("step_size", lambda x: 0 < x <= 1, "in (0, 1]")
         self._require("max_drop", lambda x: 0 <= x < math.inf, "of at least 0")
-        self.shrink = check_share("shrink", self.shrink)
+        self.shrink = require_share("shrink", self.shrink)
         self._require("growth", lambda x: 1 <= x < math.inf, "of at least 1")
         self._require("min_step", lambda x: 0 < x <= self.step_size, "in (0, step_size]")
         self._require("threshold", lambda x: 0 <= x < 1, "in [0, 1)")
@@ -131,6 +131,7 @@ class BacktrackingSearch:
         if math.isfinite(metric) and self._is_good(metric, alpha):
             return self._accept(alpha)
         failed = not math.isfinite(metric) or waited >= self.patience
+        # At the last good α itself there is nothing to take back: training goes on there.
         if failed and alpha < self.good_alpha:
             return self._take_back(alpha)
         return Verdict.WAIT, alpha
@@ -141,7 +142,7 @@ class BacktrackingSearch:
         self.step, self.series = self.step_size, 0
 
     def _is_good(self, metric: float, alpha: float) -> bool:
-        """Compares with the reference, which is the best value at α = 1 unless it was given."""
+        """Compares with the reference: the best value so far at α = 1, unless it was given."""
         known = math.nan if self.best_at_start is None else self.best_at_start
         at_start = self.reference is None and alpha == 1
         if self.best_at_start is None or (at_start and improves(metric, known, self.mode)):
@@ -172,5 +173,6 @@ class BacktrackingSearch:
         return Verdict.TAKE_BACK, self._below(self.good_alpha, self.step)
 
     def _below(self, alpha: float, step: float) -> float:
+        # Seven digits are what float32, in which α is kept, holds: 0.3 − 0.1 is 0.2 here.
         value = round(alpha - step, 7)
         return 0.0 if value <= self.threshold else value

@@ -10,23 +10,23 @@ import keras
 import numpy as np
 
 from keras_branch_prune.alpha import schedules
-from keras_branch_prune.common import number_up_to, require, require_choice, require_integer
-from keras_branch_prune.layers import Alpha, alpha_layer, alpha_of, get_alpha, value_of
-from keras_branch_prune.training import direction, improves, report_missing
+from keras_branch_prune.common import require, require_choice, require_integer, require_number_up_to
+from keras_branch_prune.layers import Alpha, alpha_layer, get_alpha, read_alpha, read_scalar
+from keras_branch_prune.training import improves, report_missing, resolve_mode
 
 
 class AlphaCallback(keras.callbacks.Callback):
     """Lets α fall along a schedule, one step whenever a step is due.
 
-    By default a step is an epoch; `every` and `unit` make it several epochs, or batches. With
-    `monitor`, a step is due when that metric has not improved for `patience` epochs at the current
-    α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
+    By default a step is due after every epoch; with `every` and `unit`, after so many epochs or
+    batches. With `monitor`, a step is due when that metric has not improved for `patience` epochs
+    at the current α, counted as `keras.callbacks.EarlyStopping` does; NaN is never an improvement.
 
-    `logs["alpha"]` is the α in force during the epoch, so that the progress bar, `History` and
-    `CSVLogger` show it. With `unit="batch"` it is also the α of the batch, and that of the epoch is
-    the last one, which validation used. All state lives in variables of the model: training that
-    was killed continues where it was through a `keras.callbacks.BackupAndRestore` placed *after*
-    this callback, and a second `fit` continues the first. With `compile(steps_per_execution=N)`, α
+    `logs["alpha"]` is the α in force during the epoch, which the progress bar, `History` and
+    `CSVLogger` show. With `unit="batch"` the logs of a batch have it too, and those of the epoch
+    have the last one, which validation used. All state lives in variables of the model: a killed
+    training goes on where it was through a `keras.callbacks.BackupAndRestore` placed *after* this
+    callback, and a second `fit` continues the first. With `compile(steps_per_execution=N)`, α
     changes at most once per N batches, but by all the steps that are due.
 
     Args:
@@ -45,7 +45,7 @@ class AlphaCallback(keras.callbacks.Callback):
         ValueError: If an argument is out of range, or arguments contradict each other.
 
     Example:
-        >>> callback = AlphaCallback(keras_branch_prune.CosineDecay(steps=500), unit="batch")
+        >>> callback = kbp.AlphaCallback(kbp.CosineDecay(steps=500), unit="batch")
         >>> branched.fit(train, epochs=10, callbacks=[callback])
     """
 
@@ -76,14 +76,14 @@ class AlphaCallback(keras.callbacks.Callback):
         self.unit = unit
         self.monitor = monitor
         self.patience = require_integer("patience", patience, at_least=0)
-        self.mode = direction(monitor, mode)
-        self.min_delta = number_up_to("min_delta", min_delta, at_most=math.inf)
+        self.mode = resolve_mode(monitor, mode)
+        self.min_delta = require_number_up_to("min_delta", min_delta, at_most=math.inf)
         self.verbose = verbose
         self._first_batch = 0
 
     @property
     def async_safe(self) -> bool:
-        """Tells Keras that nothing happens after a batch, so that it need not wait for each one."""
+        """Whether Keras may go on before a batch's results are there: no step is due at batches."""
         return self.unit == "epoch"
 
     @property
@@ -96,7 +96,7 @@ class AlphaCallback(keras.callbacks.Callback):
         alpha_layer(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the first batch of an execution of several."""
+        """Notes which batch an execution of `steps_per_execution` batches begins with."""
         self._first_batch = batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -104,33 +104,35 @@ class AlphaCallback(keras.callbacks.Callback):
         if self.unit != "batch":
             return
         layer = self._log_alpha(logs)
-        # Keras versions differ in which batch of an execution of several they name at its end.
+        # Counted from its first batch: Keras versions differ in which one they name at its end.
         elapsed = self.model.steps_per_execution
         steps = (self.params or {}).get("steps")
         if steps is not None:
+            # The last execution of an epoch may have fewer batches.
             elapsed = min(elapsed, steps - self._first_batch)
-        if alpha_of(layer) > 0:
+        if read_alpha(layer) > 0:
             self._take_steps(layer, self._count(layer, elapsed))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs α and takes the step that is due, if any."""
         logs = {} if logs is None else logs
         layer = self._log_alpha(logs)
-        if self.unit != "epoch" or alpha_of(layer) == 0:
+        if self.unit != "epoch" or read_alpha(layer) == 0:
             return
         due = self._count(layer, 1) if self.monitor is None else self._stalled(layer, logs)
         self._take_steps(layer, int(due))
 
     def _log_alpha(self, logs: dict[str, Any] | None) -> Alpha:
-        # With JAX, `self.model` also brings the model's variables up to date: never keep the layer.
+        # On JAX, reading `self.model` copies the trained state into the variables, and without it
+        # an assignment is lost: so the layer is looked up every time.
         layer = alpha_layer(self.model)
         if logs is not None:
-            logs["alpha"] = alpha_of(layer)
+            logs["alpha"] = read_alpha(layer)
         return layer
 
     def _count(self, layer: Alpha, elapsed: int) -> int:
         """Counts epochs or batches; returns the number of steps that have become due."""
-        due, wait = divmod(int(value_of(layer.wait)) + elapsed, self.every)
+        due, wait = divmod(int(read_scalar(layer.wait)) + elapsed, self.every)
         layer.wait.assign(wait)
         return due
 
@@ -141,30 +143,30 @@ class AlphaCallback(keras.callbacks.Callback):
             report_missing(monitor, logs, waiting="alpha")
             return False
         current = float(logs[monitor])
-        if improves(current, value_of(layer.best), self.mode, self.min_delta):
+        improved = improves(current, read_scalar(layer.best), self.mode, self.min_delta)
+        if improved:
             layer.best.assign(current)
-            layer.wait.assign(0)
-            return False
-        wait = int(value_of(layer.wait)) + 1
+        wait = 0 if improved else int(read_scalar(layer.wait)) + 1
         layer.wait.assign(wait)
-        return wait >= self.patience
+        return not improved and wait >= self.patience
 
     def _take_steps(self, layer: Alpha, count: int) -> None:
         """Takes `count` steps down the schedule and forgets the best value of the metric."""
         if count == 0:
             return
-        old = alpha_of(layer)
-        step = self._next_step(int(value_of(layer.step)), old) + count - 1
+        old = read_alpha(layer)
+        step = self._next_step(int(read_scalar(layer.step)), old) + count - 1
         layer.step.assign(step)
         layer.alpha.assign(self.schedule(step))
         if self.monitor is not None:
             layer.best.assign(math.nan)
             layer.wait.assign(0)
         if self.verbose:
-            print(f"\nalpha: {old:.6g} -> {alpha_of(layer):.6g} (step {step})")
+            print(f"\nalpha: {old:.6g} -> {read_alpha(layer):.6g} (step {step})")
 
     def _next_step(self, step: int, alpha: float) -> int:
         """Returns the step after `step` or, if α has left the schedule, the first one below α."""
+        # `set_alpha` may have moved α. Compared in float32, in which it is kept.
         if np.float32(self.schedule(step)) == np.float32(alpha):
             return step + 1
         lower = (s for s in itertools.count(1) if np.float32(self.schedule(s)) < np.float32(alpha))
@@ -172,21 +174,21 @@ class AlphaCallback(keras.callbacks.Callback):
 
 
 class StopAtAlphaZero(keras.callbacks.Callback):
-    """Ends training when α has reached 0: the compact model is then trained on at less cost.
+    """Ends training when α has reached 0: merged, the compact model trains on at less cost.
 
     Put it after the α callback.
 
     Args:
-        decay: The α callback, whose `finished` says whether it is done: `AlphaBacktracking` first
-            has α = 0 prove itself. `None` stops as soon as α is 0.
+        decay: The α callback, whose `finished` says whether it is done: `AlphaBacktracking` is only
+            when the metric at α = 0 was good. `None` stops as soon as α is 0.
 
     Raises:
         ValueError: If `decay` is no α callback.
 
     Example:
-        >>> decay = keras_branch_prune.AlphaBacktracking(0.1)
-        >>> branched.fit(train, validation_data=validation, epochs=100,
-        ...              callbacks=[decay, keras_branch_prune.StopAtAlphaZero(decay)])
+        >>> decay = kbp.AlphaBacktracking(0.1)
+        >>> callbacks = [decay, kbp.StopAtAlphaZero(decay)]
+        >>> branched.fit(train, validation_data=validation, epochs=100, callbacks=callbacks)
     """
 
     def __init__(self, decay: keras.callbacks.Callback | None = None):

@@ -31,6 +31,11 @@ class AlphaExponentialDecay(AlphaCallback):
     Args:
         rate: Decay rate per step, greater than 0.
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaExponentialDecay(1.0)
+        >>> [round(decay.schedule(step), 3) for step in range(6)]
+        [1.0, 0.368, 0.135, 0.05, 0.018, 0.0]
     """
 
     def __init__(self, rate: float = 0.5, *, threshold: float = 0.015, **options: Any):
@@ -43,6 +48,11 @@ class AlphaMultiplicativeDecay(AlphaCallback):
     Args:
         factor: What one step multiplies α by, in (0, 1).
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaMultiplicativeDecay(0.5, threshold=0.1)
+        >>> [decay.schedule(step) for step in range(5)]
+        [1.0, 0.5, 0.25, 0.125, 0.0]
     """
 
     def __init__(self, factor: float = 0.7, *, threshold: float = 0.015, **options: Any):
@@ -53,9 +63,16 @@ class AlphaLinearDecay(AlphaCallback):
     """Lets α fall linearly to 0 in `steps` steps.
 
     Args:
-        steps: How many steps α takes from 1 to 0, at least 1; epochs, unless `every`, `unit` or
-            `monitor` make a step something else.
+        steps: The number of steps in which α falls from 1 to 0, at least 1: epochs, unless `every`,
+            `unit` or `monitor` make a step something else.
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaLinearDecay(steps=4)
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = branched.fit(images, labels, epochs=5, callbacks=[decay], verbose=0)
+        >>> history.history["alpha"]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
     def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
@@ -66,9 +83,14 @@ class AlphaCosineDecay(AlphaCallback):
     """Lets α fall to 0 in `steps` steps along half a cosine wave, slowly at both ends.
 
     Args:
-        steps: How many steps α takes from 1 to 0, at least 1; epochs, unless `every`, `unit` or
-            `monitor` make a step something else.
+        steps: The number of steps in which α falls from 1 to 0, at least 1: epochs, unless `every`,
+            `unit` or `monitor` make a step something else.
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaCosineDecay(steps=4)
+        >>> [round(decay.schedule(step), 3) for step in range(5)]
+        [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     def __init__(self, steps: int = 10, *, threshold: float = 0.015, **options: Any):
@@ -83,6 +105,13 @@ class AlphaReduceOnPlateau(AlphaCallback):
         monitor: Name of the metric in the epoch's logs.
         patience: Number of epochs without improvement before a step, at least 0.
         **options: `threshold`, see `AlphaSchedule`, and the arguments of `AlphaCallback`.
+
+    Example:
+        >>> decay = keras_branch_prune.AlphaReduceOnPlateau(0.5, "loss", patience=2)
+        >>> branched.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = branched.fit(images, labels, epochs=2, callbacks=[decay], verbose=0)
+        >>> history.history["alpha"]
+        [1.0, 1.0]
     """
 
     def __init__(
@@ -116,8 +145,8 @@ def make_alpha_callback(
 
     Args:
         schedule: Which callback.
-        parameter: Its first argument: `step_size`, `rate`, `factor` or `steps` (a whole float
-            such as 20.0 will do); None takes the default.
+        parameter: Its first argument: `step_size`, `rate`, `factor` or `steps` (20.0 will do for
+            20, as flags of floats give it); None takes the default.
         **options: Its other arguments.
 
     Returns:

@@ -8,9 +8,15 @@ import enum
 import fractions
 import math
 
-from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
+from keras_branch_prune.common import (
+    require_integer,
+    require_number,
+    require_positive,
+    require_share,
+)
 
-_MAX_STEPS = 2**31 - 1  # The step is kept in an int32 variable.
+# The `Alpha` layer keeps the step in an int32 variable.
+_MAX_STEPS = 2**31 - 1
 
 
 class ScheduleType(enum.Enum):
@@ -28,10 +34,10 @@ class ScheduleType(enum.Enum):
 class AlphaSchedule(abc.ABC):
     """Maps the number of decay steps taken so far to α, from 1 at step 0 down to 0.
 
-    How long a step lasts, a schedule does not know: `AlphaCallback` takes one every epoch, every so
-    many epochs or batches, or when a metric has stalled; your own training loop, when it likes.
+    A schedule does not know when a step is due: `AlphaCallback` takes one every epoch, every so
+    many epochs or batches, or when a metric has stalled; your own training loop may take it at any
+    time. It holds no state, so that α at a step is the same number however it was reached.
 
-    A schedule holds no state, so that α at a step is the same number however it was reached.
     Subclasses implement `decay`, which must never rise. All take `threshold` by name, and raise if
     an argument is out of range.
 
@@ -73,6 +79,7 @@ class AlphaSchedule(abc.ABC):
         if number == 0:
             return 1.0
         value = self.decay(number)
+        # Not `value > 1`: NaN must be refused too.
         if not value <= 1.0:
             raise ValueError(
                 f"`{type(self).__name__}.decay` must return at most 1. "
@@ -87,6 +94,7 @@ class AlphaSchedule(abc.ABC):
         Raises:
             ValueError: If α does not get there within 2³¹ − 1 steps.
         """
+        # A schedule never rises: doubling finds a step at 0, and bisection the first one.
         high = 1
         while self(high) > 0:
             if high == _MAX_STEPS:
@@ -152,7 +160,7 @@ class MultiplicativeDecay(AlphaSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("factor", self.factor)
+        require_share("factor", self.factor)
 
     def decay(self, step: int) -> float:
         """Returns `factor ** step`."""

@@ -1,12 +1,7 @@
-"""Analytic costs of a model: parameters, and multiply-accumulates (MACs) per sample.
+"""Counts the parameters of a model and its multiply-accumulates (MACs) per sample.
 
-MACs are counted for every linear map: dense, convolutional (grouped, strided, dilated, transposed,
-depthwise, separable), einsum and attention layers with heads, once per use of a shared layer.
-Biases, normalizations, activations, pooling and element-wise operations are not counted. A product
-with the zeros of a padded border counts like any other, as in TensorFlow's profiler.
-
-What one layer costs, its rule knows. A layer without a rule that might multiply (it has a matrix
-among its weights, or multiplies tensors) is never guessed: it is reported as uncounted.
+What a layer costs is known by its rule. One without a rule that may multiply (it has a matrix among
+its weights, or multiplies tensors) is not guessed but reported as uncounted.
 """
 
 from __future__ import annotations
@@ -28,13 +23,13 @@ InputShape = Sequence[int] | Mapping[str, Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What a model costs.
+    """The costs of a model.
 
     Args:
         parameters: Number of all weights, trainable or not; shared ones once.
         macs: Multiply-accumulates per sample of all layers in `layers`.
         layers: MACs per sample of each layer that multiplies, all its uses together, by name.
-        uncounted: Names of the layers that may multiply and whose cost is not known.
+        uncounted: Names of the layers that may multiply and whose MACs are not known.
     """
 
     parameters: int
@@ -58,7 +53,12 @@ def count_parameters(model: keras.Model) -> int:
 
 
 def count_macs(model: keras.Model, input_shape: InputShape | None = None) -> int:
-    """Returns the multiply-accumulates that one sample takes; see the module for what is counted.
+    """Returns the multiply-accumulates (MACs) that one sample takes.
+
+    Counted are all linear maps, once per use of a shared layer: dense, convolutional (grouped,
+    strided, dilated, transposed, depthwise, separable), einsum, and attention with its scores and
+    weighted sums. Biases, normalizations, activations, pooling and element-wise operations are not.
+    A product with the zeros of a padded border counts like any other, as in TensorFlow's profiler.
 
     Args:
         model: A built functional or Sequential model.
@@ -72,6 +72,14 @@ def count_macs(model: keras.Model, input_shape: InputShape | None = None) -> int
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is not built or has no functional graph, if a dimension that
             matters is open, or if `input_shape` does not fit the model.
+
+    Example:
+        >>> image = keras.Input((32, 32, 3))
+        >>> outputs = keras.layers.Conv2D(8, 5, padding="same")(image)
+        >>> keras_branch_prune.count_macs(keras.Model(image, outputs))
+        614400
+
+        That is 32 · 32 positions times a kernel of 5 · 5 · 3 · 8 weights.
     """
     costs = model_costs(model, input_shape)
     if costs.uncounted:
@@ -108,6 +116,7 @@ def graph_costs(graph: Graph) -> Costs:
     uncounted: dict[str, None] = {}
     for call in graph.calls:
         count = layer_macs(call)
+        # A dict as an ordered set: a layer that is called twice is named once.
         if count is None:
             uncounted[call.unit.name] = None
         elif count:
@@ -125,13 +134,15 @@ def _with_input_shape(graph: Graph, input_shape: InputShape) -> Graph:
             f"several: {names}. Received: {input_shape}"
         )
     units = tuple(
-        unit.replace(config={"batch_shape": (None, *_checked(unit, value, shapes[unit.name]))})
+        unit.replace(config={"batch_shape": (None, *_fill_in(unit, value, shapes[unit.name]))})
         for unit, value in zip(graph.input_units, graph.input_values, strict=True)
     )
+    # Built and read again, as Keras infers the shapes of all tensors on the way.
     return canonical(build_model(dataclasses.replace(graph, input_units=units)))
 
 
-def _checked(unit: Unit, value: Value, shape: Sequence[int]) -> tuple[int, ...]:
+def _fill_in(unit: Unit, value: Value, shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of a sample, or raises unless it fits that of the input."""
     open_shape = value.shape[1:]
     fits = len(shape) == len(open_shape) and all(
         dim in (None, size) for dim, size in zip(open_shape, shape, strict=True)

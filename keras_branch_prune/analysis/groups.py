@@ -1,4 +1,4 @@
-"""Finds the channel groups of a model: which can be narrowed, and which must stay, and why."""
+"""Finds the channel groups of a model: which can be narrowed, which cannot, and why not."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ChannelGroup:
         producers: Names of the linear layers that produce these channels.
         consumers: Names of the linear layers that consume them.
         reason: Why the group cannot be pruned, or `None` if it can.
-        conv_groups: Number of equal runs of channels that must keep the same number of channels
-            each (more than 1 for grouped convolutions).
-        parts: Which channels of the producers these are, such as `("a", "conv[0:22]")`, where they
-            are not all of each producer's; else empty.
-        residual: Whether several layers produce these channels and a sum or another elementwise
-            merge joins them, as in a residual stream. Gates (products) do not count.
+        conv_groups: Number of equal parts of the group that must keep equally many channels, such
+            as the groups of a grouped convolution; else 1.
+        parts: The channels of the producers, such as `("a", "conv[0:22]")`, if the group has only
+            some of a producer's; else empty.
+        residual: Whether several layers produce these channels and an elementwise merge other than
+            a product or quotient (a gate) joins them, as in a residual stream.
     """
 
     name: str
@@ -56,17 +56,17 @@ class ChannelGroup:
 
     @property
     def floor(self) -> int:
-        """The smallest width that the group can have."""
+        """Smallest width that the group can have."""
         return self.conv_groups if self.prunable else self.channels
 
 
 @dataclasses.dataclass(frozen=True)
 class Exit:
-    """Where a tensor leaves its region towards linear layers.
+    """The exit of a region: a tensor that linear layers read.
 
     Args:
-        name: Name of the first of these layers; tensors of one name share their expand map.
-        conv_groups: Number of runs of channels that the expand map must not mix.
+        name: Name of the first of these layers; exits of one name share their expand map.
+        conv_groups: Number of equal runs of channels that the expand map must not mix.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Exit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Analysis:
-    """What is known about the channels of a graph.
+    """The channels of a graph: its groups, and where they are in its tensors.
 
     Args:
         graph: The canonical graph.
         groups: All channel groups, in the order of their first producers.
-        producers: Group name → the runs of channels that it consists of, all of the same length.
-        layouts: The layout of every tensor whose channels are tracked.
-        exits: Every tensor that a linear layer consumes → its exit.
+        producers: Group name → the runs that are tied in it, all of the same length.
+        layouts: Tensor → its layout, if its channels are tracked.
+        exits: Tensor that a linear layer reads → its exit.
     """
 
     graph: Graph
@@ -92,7 +92,7 @@ class Analysis:
     exits: Mapping[Value, Exit]
 
     def heads(self) -> set[str]:
-        """Returns the groups whose channels are attention heads, each of several channels."""
+        """Returns the names of the groups whose channels are attention heads."""
         segments = (s for layout in self.layouts.values() for s in layout.segments())
         return {segment.group for segment in segments if segment.inner is not None}
 
@@ -100,9 +100,9 @@ class Analysis:
 def analyse(graph: Graph) -> Analysis:
     """Returns the channel groups of a canonical graph.
 
-    Where tensors are joined whose groups end at different channels, groups are cut; where channels
-    are parted into positions, they are fewer, one for all positions. As that can make other cuts
-    necessary, the graph is traced again until there are no new ones.
+    The graph is traced until no rule asks for cuts or positions any more (see `ChannelTracker`),
+    since making some can make others necessary. In the last pass allowed, what still does not match
+    is kept whole.
     """
     cuts: dict[str, set[int]] = {}
     positions: dict[str, int] = {}
@@ -135,6 +135,7 @@ def _trace_all(graph: Graph, tracker: ChannelTracker) -> dict[Value, Layout | No
 def _keep_outputs_whole(
     graph: Graph, layouts: Mapping[Value, Layout | None], tracker: ChannelTracker
 ) -> None:
+    """Keeps the channels of the model outputs: users rely on their shape."""
     producer = graph.producer()
     for value in graph.output_values:
         tracker.keep_whole(layouts[value], "is a model output")
@@ -145,23 +146,26 @@ def _keep_outputs_whole(
 
 def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker) -> Analysis:
     names = _group_names(tracker)
-    layouts = {value: layout.relabelled(names) for value, layout in layouts.items()}
+    layouts = {value: layout.relabel(names) for value, layout in layouts.items()}
     parts: dict[str, list[str]] = {}
     for label, run in tracker.runs.items():
         if run.unit is not None:
             parts.setdefault(names[label], []).append(label)
     consumers: dict[str, list[str]] = {name: [] for name in parts}
+    # Constant channels are in layouts too, but no layer produces them: they make no group.
     for value, unit, _, _ in tracker.consumers:
         for name in layouts[value].groups() & parts.keys() if value in layouts else ():
             consumers[name].append(unit.name)
     conv_groups = _conv_groups(names, tracker)
     reasons = _reasons(names, conv_groups, tracker)
     summed = _joined_by_sums(graph, layouts)
+    runs = {name: tuple(tracker.runs[label] for label in labels) for name, labels in parts.items()}
     groups = tuple(
         ChannelGroup(
             name=name,
             channels=tracker.runs[name].channels,
-            producers=(producers := _sources(labels, tracker)),
+            # A layer is named once, even if several of its runs are in the group.
+            producers=(producers := tuple(dict.fromkeys(run.source for run in runs[name]))),
             consumers=tuple(dict.fromkeys(consumers[name])),
             reason=reasons.get(name),
             conv_groups=conv_groups.get(name, 1),
@@ -170,7 +174,6 @@ def _freeze(graph: Graph, layouts: dict[Value, Layout], tracker: ChannelTracker)
         )
         for name, labels in parts.items()
     )
-    runs = {name: tuple(tracker.runs[label] for label in labels) for name, labels in parts.items()}
     return Analysis(graph, groups, runs, layouts, _exits(tracker.consumers))
 
 
@@ -184,14 +187,12 @@ def _group_names(tracker: ChannelTracker) -> dict[str, str]:
     return {label: firsts.get(root, root) for label, root in roots.items()}
 
 
-def _sources(labels: list[str], tracker: ChannelTracker) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(tracker.runs[label].source for label in labels))
-
-
 def _conv_groups(names: Mapping[str, str], tracker: ChannelTracker) -> dict[str, int]:
+    """Returns into how many equal parts each group is divided, for those with more than one."""
     conv_groups: dict[str, int] = {}
     for label, number in tracker.conv_groups:
         name = names[label]
+        # A group read by convolutions of 2 and of 3 groups must keep equally many in each sixth.
         conv_groups[name] = math.lcm(conv_groups.get(name, 1), number)
     return conv_groups
 
@@ -199,6 +200,7 @@ def _conv_groups(names: Mapping[str, str], tracker: ChannelTracker) -> dict[str,
 def _reasons(
     names: Mapping[str, str], conv_groups: Mapping[str, int], tracker: ChannelTracker
 ) -> dict[str, str]:
+    """Returns why groups are kept whole: the first reason that a rule gave."""
     reasons: dict[str, str] = {}
     for label, reason in tracker.reasons:
         reasons.setdefault(names[label], reason)
@@ -210,18 +212,21 @@ def _reasons(
 
 def _joined_by_sums(graph: Graph, layouts: Mapping[Value, Layout]) -> set[str]:
     """Returns the groups that an elementwise merge other than a gate joins."""
+    # By the layouts of the inputs: a merge ties them, so that their groups are the same.
     found: set[str] = set()
     for call in graph.calls:
         is_merge = isinstance(rule_for(call.unit), Elementwise)
         if is_merge and call.unit.cls.__name__ not in _GATES:
+            # In x + x nothing is joined, hence the set.
             inputs = [layouts[v].groups() for v in set(call.inputs) if v in layouts]
-            pairs = itertools.combinations(inputs, 2)
-            found.update(*(one & other for one, other in pairs))
+            found.update(*(one & other for one, other in itertools.combinations(inputs, 2)))
     return found
 
 
 def _exits(consumers: list[tuple[Value, Unit, str, int]]) -> dict[Value, Exit]:
-    """Joins the tensors that are read by the same kernel: they must share an expand map."""
+    """Returns the exit of every consumed tensor."""
+    # A tensor that several kernels read has one expand map; so have all that one kernel reads, as
+    # the map is multiplied into it. Both may chain: the sets are of tensors and kernels.
     sets = DisjointSets()
     for value, unit, role, _ in consumers:
         sets.add(value)

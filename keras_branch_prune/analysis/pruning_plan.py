@@ -1,4 +1,4 @@
-"""Which channels of a model stay, as a value."""
+"""The pruning plan: which channels of a model stay, as a value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 from typing import Any
 
 import keras
@@ -27,9 +28,9 @@ class GroupPlan:
         name: Name of the channel group.
         channels: Channels before pruning.
         kept: Indices of the channels that the pruned branch starts with, ascending.
-        error_curve: Pairs `(width, error)`, where calibration data was given: by how much the
-            model's output would move, to first order and relative to its size, if only this group
-            were narrowed and its lost channels were fitted from those that stay.
+        error_curve: Pairs `(width, error)`, if calibration data was given: an estimate, to first
+            order, of the change of the model's output relative to its size, if only this group were
+            narrowed to that width and the lost channels were fitted from the kept ones.
     """
 
     name: str
@@ -53,8 +54,14 @@ class PruningPlan:
     Args:
         model_name: Name of the model it was made for.
         fingerprint: Hash of that model's channel groups.
-        target: How the widths were asked for, as `(argument, value)` pairs.
+        target: The arguments of `plan` that asked for the widths, as `(argument, value)` pairs.
         groups: One entry per group that is narrowed.
+
+    Example:
+        >>> plan = keras_branch_prune.plan(model, width=0.5)
+        >>> keras_branch_prune.PruningPlan.from_json(plan.to_json()) == plan
+        True
+        >>> compact = keras_branch_prune.select(model, plan)
     """
 
     model_name: str
@@ -108,15 +115,19 @@ class PruningPlan:
             ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the plan to a JSON file, atomically."""
+        """Writes the plan to a JSON file, atomically: there is never half a file."""
         with atomic_write(path) as temporary:
             temporary.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PruningPlan:
-        """Reads a plan that `save` wrote."""
-        with open(path, encoding="utf-8") as file:
-            return cls.from_json(file.read())
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it does not contain a plan.
+        """
+        return cls.from_json(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
 def fingerprint(analysis: Analysis) -> str:

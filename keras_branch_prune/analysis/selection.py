@@ -1,4 +1,4 @@
-"""Selects channel groups by name, glob, predicate and nested model."""
+"""Selects channel groups by name, glob, predicate or nested model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from keras_branch_prune.analysis.groups import ChannelGroup
 
 Selector = str | Callable[[ChannelGroup], bool]
-"""A group's or producing layer's name, a glob of them such as `encoder__*`, or a predicate."""
+"""The name of a group or of a layer in it, a glob such as `encoder__*`, or a predicate."""
 
 Selectors = Selector | Sequence[Selector] | None
+"""One selector, or several of which one must match; `None` where nothing is said."""
 
 _Predicate = Callable[[ChannelGroup], bool]
 
@@ -31,12 +32,13 @@ def in_scope(
         groups: All groups of a model.
         include: What to select; `None` selects all.
         exclude: What to leave out.
-        scope: Names of nested models: only what they consist of is selected.
-        residual: Whether to select residual streams, groups of several producers that are summed.
+        scope: Names of nested models: only groups with a producer in one of them are selected.
+        residual: Whether to select residual streams too: groups of several producers that are
+            summed.
 
     Raises:
         TypeError: If a selector is neither text nor callable.
-        ValueError: If a name or glob matches no group at all, or nothing prunable is selected.
+        ValueError: If a name or glob matches no group, or no selected group is prunable.
     """
     groups = tuple(groups)
     included = _predicates("include", include, groups, _matches_name)
@@ -53,6 +55,7 @@ def in_scope(
 
     selected = [group for group in groups if is_selected(group)]
     prunable = tuple(group for group in selected if group.prunable)
+    # A model in which nothing can be pruned is no fault of the selectors.
     if not prunable and any(group.prunable for group in groups):
         stay = "".join(f"\n  {group.name}: {group.reason}" for group in selected)
         raise ValueError(
@@ -63,7 +66,7 @@ def in_scope(
 
 
 def selection_record(**options: Any) -> tuple[tuple[str, Any], ...]:
-    """Returns the selectors given as `(argument, text)` pairs; predicates by their name."""
+    """Returns selectors as `(argument, text)` pairs, predicates by name: what a plan records."""
     return tuple(
         (argument, _text(selector))
         for argument, selectors in options.items()
@@ -111,4 +114,5 @@ def _matches_name(pattern: str, group: ChannelGroup) -> bool:
 
 def _is_inlined_from(model: str, group: ChannelGroup) -> bool:
     """Whether a producer comes from the nested model of that name, at any depth."""
+    # The layer `conv` of a nested model `block` is named `block__conv` in the graph.
     return any(f"__{model}__" in f"__{name}" for name in group.producers)

@@ -16,10 +16,10 @@ from keras import layers
 from keras_branch_prune.benchmarking.layer_latency import Measure, measure_in_turns
 
 _BLOCKS = {64: (128, 192), 32: (96, 128), 16: (96, 128), 8: (96, 128), 4: (96, 128)}
-"""The sizes that are tried, with the widths, multiples of them, at which they are."""
+"""Block sizes to try, largest first, each with two widths that are multiples of it."""
 _LEAST_SHARE_SAVED = 0.45
-"""Narrowing by less than a block saves less time than this share of the saved MACs. If the blocks
-had half the size it would save 0.55, and less where kernels take longer for half a block."""
+"""Narrowing within a block must save less time than this share of the saved MACs. If the blocks had
+half the size it would save 0.55, and less where kernels take longer for half a block."""
 _SIZE, _DEPTH = 16, 4
 _CPU_BATCH, _GPU_BATCH = 4, 256
 
@@ -41,10 +41,11 @@ def measure_block_size(measure: Measure, dtype: str = "float32") -> int:
     """Returns the largest block size within which narrowing saves next to nothing.
 
     A stack of 3 × 3 convolutions is measured at widths `n` that are multiples of a block size `b`,
-    and at `n − b + 1`, which needs as many blocks of `b` but fewer of less.
+    and at `n − b + 1`: for b = 32, at 128 and 97 channels. Both fill 4 blocks of 32, so that they
+    take equally long if that is the block size; with blocks of 16, they fill 8 and 7.
 
     Args:
-        measure: What measures models: maps models by name and the batch size to ms by name.
+        measure: Maps models by name and the batch size to ms by name.
         dtype: The compute dtype.
     """
     pairs = {block: [(n - block + 1, n) for n in widths] for block, widths in _BLOCKS.items()}
@@ -59,7 +60,8 @@ def measure_block_size(measure: Measure, dtype: str = "float32") -> int:
 
 
 def _share_saved(ms: dict[int, float], narrow: int, wide: int) -> float:
-    """Returns what narrowing saves of the time, as a part of what it saves of the MACs."""
+    """Returns the share of the time that narrowing saves, over the share of MACs that it saves."""
+    # The MACs of a convolution grow with the square of the width.
     return (1 - ms[narrow] / ms[wide]) / (1 - (narrow / wide) ** 2)
 
 

@@ -14,7 +14,7 @@ from keras import layers, tree
 
 from keras_branch_prune.analysis import graph_costs
 from keras_branch_prune.exporting import inference_form, inference_function
-from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, random_inputs
+from keras_branch_prune.graph import Call, Graph, Unit, Value, build_model, canonical, draw_inputs
 from keras_branch_prune.rules import layer_macs
 
 Measure = Callable[[Mapping[str, keras.Model], int], dict[str, float]]
@@ -53,14 +53,14 @@ def layer_latencies(
 ) -> LayerLatencies:
     """Measures every layer that multiplies as a model of its own, and the model as a whole.
 
-    Layers that differ in nothing but their name and weights are measured once. Models run as
-    exported ones do: as functions with constant weights. They run in this process, with its number
-    of threads, in turns. The time of a model that does nothing is subtracted.
+    Layers that differ only in name and weights are measured once. Models run as exported ones do,
+    as functions with constant weights, in turns in this process and with its number of threads. The
+    time of a model that does nothing is subtracted, for it is the overhead of a call.
 
     Args:
         model: A built functional or Sequential model.
         batch_size: Samples per call.
-        measure: What measures models; `None` runs them on this machine.
+        measure: Measures models; `None` takes `measure_in_turns`.
 
     Returns:
         The latencies, ms.
@@ -69,27 +69,25 @@ def layer_latencies(
         TypeError: If `model` is not a Keras model.
         ValueError: If it has no functional graph, or the shapes of its tensors are open.
     """
-    graph = canonical(model)
-    calls: dict[str, list[Call]] = {}
-    for call in graph.calls:
-        if layer_macs(call):
-            calls.setdefault(_signature(call), []).append(call)
-    models = {signature: _alone(together[0]) for signature, together in calls.items()}
-    models.update({_WHOLE: inference_form(model), _NOTHING: _does_nothing()})
+    keys = {call: _timing_key(call) for call in canonical(model).calls if layer_macs(call)}
+    models: dict[str, keras.Model] = {}
+    for call, key in keys.items():
+        if key not in models:
+            models[key] = _isolate(call)
+    models |= {_WHOLE: inference_form(model), _NOTHING: _make_idle_model()}
     times = (measure or measure_in_turns)(models, batch_size)
+    net = {key: max(0.0, time - times[_NOTHING]) for key, time in times.items()}
     found: dict[str, float] = {}
-    for signature, together in calls.items():
-        for call in together:
-            latency = max(0.0, times[signature] - times[_NOTHING])
-            found[call.unit.name] = found.get(call.unit.name, 0.0) + latency
-    return LayerLatencies(batch_size, found, max(0.0, times[_WHOLE] - times[_NOTHING]))
+    for call, key in keys.items():
+        found[call.unit.name] = found.get(call.unit.name, 0.0) + net[key]
+    return LayerLatencies(batch_size, found, net[_WHOLE])
 
 
 def latency_cost(latencies: LayerLatencies, graph: Graph) -> dict[str, float]:
-    """Returns what one MAC of every layer costs, ms: the third kind of a `CostModel`.
+    """Returns what one MAC of every layer costs, ms, by layer name: a `kind` for `CostModel`.
 
-    Use it with the constant of the latencies: `CostModel(analysis, latency_cost(latencies, graph),
-    latencies.constant)`.
+    The model takes `latencies.constant` besides: `CostModel(analysis, latency_cost(latencies,
+    graph), latencies.constant)`.
 
     Args:
         latencies: The latencies of a model's layers.
@@ -100,12 +98,12 @@ def latency_cost(latencies: LayerLatencies, graph: Graph) -> dict[str, float]:
 
 
 def measure_in_turns(models: Mapping[str, keras.Model], batch_size: int) -> dict[str, float]:
-    """Runs models in turns, in every round in another order; returns the least ms of a call.
+    """Runs models in turns, in another order every round; returns the least ms of a call.
 
-    The least and not the mean, for what else runs on a machine only adds time (as the documentation
-    of `timeit` explains).
+    The least and not the mean, for whatever else runs on a machine only adds time (see the
+    documentation of `timeit.Timer.repeat`).
     """
-    runs = {name: _runner(model, batch_size) for name, model in models.items()}
+    runs = {name: _make_runner(model, batch_size) for name, model in models.items()}
     for run in runs.values():
         for _ in range(_WARM_UP_CALLS):
             run()
@@ -114,11 +112,11 @@ def measure_in_turns(models: Mapping[str, keras.Model], batch_size: int) -> dict
     for number in range(_ROUNDS):
         first = number * len(turns) // _ROUNDS
         for name in turns[first:] + turns[:first]:
-            times[name] += _turn(runs[name])
+            times[name] += _time_calls(runs[name])
     return {name: min(calls) for name, calls in times.items()}
 
 
-def _turn(run: Callable[[], None]) -> list[float]:
+def _time_calls(run: Callable[[], None]) -> list[float]:
     """Returns the milliseconds of every call of one turn."""
     calls: list[float] = []
     end = time.perf_counter() + _SECONDS_PER_TURN
@@ -129,13 +127,14 @@ def _turn(run: Callable[[], None]) -> list[float]:
     return calls
 
 
-def _runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
+def _make_runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
     """Returns a function that runs a model once and waits for the result."""
-    inputs = tree.flatten(random_inputs(model, batch_size))
+    inputs = tree.flatten(draw_inputs(model, batch_size))
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
     predict, _ = inference_function(model, specs)
 
-    # Large outputs would take time to be fetched, which they do not take within a model.
+    # Fetching a whole output takes time that a layer within a model does not take; one number of
+    # it waits for the computation as well.
     @tf.function(autograph=False)
     def first_numbers(*tensors: Any) -> list[Any]:
         return [tf.reshape(output, [-1])[:1] for output in predict(*tensors)]
@@ -149,25 +148,25 @@ def _runner(model: keras.Model, batch_size: int) -> Callable[[], None]:
     return run
 
 
-def _signature(call: Call) -> str:
-    """Returns a text that is equal for calls that take equally long."""
+def _timing_key(call: Call) -> str:
+    """Returns a text that is the same for calls that take equally long."""
     config = {key: value for key, value in call.unit.config.items() if key != "name"}
     arguments = call.bind(lambda value: f"{value.dtype} {value.shape}")
     return json.dumps([call.unit.cls.__name__, config, arguments], sort_keys=True, default=str)
 
 
-def _alone(call: Call) -> keras.Model:
-    """Returns a model of the call only."""
+def _isolate(call: Call) -> keras.Model:
+    """Returns a model of this call only."""
     values = tuple(dict.fromkeys(call.inputs))
-    units = tuple(_input_unit(f"input_{index}", value) for index, value in enumerate(values))
+    units = tuple(_make_input(f"input_{index}", value) for index, value in enumerate(values))
     return build_model(Graph(call.unit.name, units, values, values, call.outputs, (call,)))
 
 
-def _input_unit(name: str, value: Value) -> Unit:
+def _make_input(name: str, value: Value) -> Unit:
     config = {"name": name, "batch_shape": value.shape, "dtype": value.dtype}
     return Unit(name, layers.InputLayer, config)
 
 
-def _does_nothing() -> keras.Model:
+def _make_idle_model() -> keras.Model:
     inputs = keras.Input((1,))
     return keras.Model(inputs, layers.Identity()(inputs))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from keras_branch_prune.benchmarking.rounds import (
 )
 from keras_branch_prune.benchmarking.timing import VariantResult, make_timing
 from keras_branch_prune.benchmarking.variants import Variant, export_models
-from keras_branch_prune.common import require_integer, require_number
+from keras_branch_prune.common import require, require_integer, require_number
 from keras_branch_prune.exporting import FORMATS
 
 _DEVICES = ("cpu", "gpu")
@@ -48,36 +49,37 @@ def benchmark(
     """Measures variants of a model as users meet them: run by Keras, or exported.
 
     Every variant runs with every backend and number of threads in a fresh process of its own, on
-    random inputs that are already in memory. The processes take turns, one at a time, in every
-    round in another order, so that a slow moment of the machine hits all alike. On a GPU they
-    cannot have the memory that this process has reserved: call
+    random inputs that are already in memory. The processes take turns, one at a time, in another
+    order every round, so that a slow moment of the machine hits all alike. On a GPU they cannot
+    have the memory that this process has reserved: call
     `tf.config.experimental.set_memory_growth` before building models.
 
-    Measure models as trained ones: TensorFlow drops a bias that is all zero, as in a model that was
-    just built, and then leaves the convolution's ReLU to another kernel, which takes longer.
+    Measure trained models. TensorFlow drops a bias that is all zero, as in a model that was just
+    built, and then computes the convolution's ReLU in a second kernel, which takes longer.
 
     The backends are `"keras"` (`predict_on_batch` of the saved model, with stock layers and those
     of this package), `"saved_model"` (TensorFlow), `"litert"`, `"onnxruntime"` and `"openvino"`
-    (in float32, prepared for each batch size, to answer soon). The last three run on the CPU only,
-    and are left out on a GPU.
+    (in float32, compiled for each batch size, optimised for latency). The last three run on the CPU
+    only, and are left out on a GPU.
 
     Example:
         >>> print(benchmark({"original": model, "compact": compact}))  # doctest: +SKIP
 
     Args:
-        models: Name → model, path of a `.keras` file, or what only one of the backends runs: the
-            folder of a SavedModel or of an OpenVINO model, a `.tflite` or an `.onnx` file. The
-            first is what the others are compared with. Models are exported without verification,
-            and as SavedModels with `freeze` only if all of them are small enough for it.
+        models: Name → model, path of a `.keras` file, or path of an exported model, which only its
+            own backend can run: the folder of a SavedModel or of an OpenVINO model, a `.tflite` or
+            an `.onnx` file. The others are compared with the first. Models are exported without
+            verification, and as SavedModels with `freeze` only if all are small enough for it.
         batch_sizes: Images per call.
         backends: What runs the models.
-        threads: Number of threads on the CPU, or several, each of which is measured; `None` leaves
-            it to the runtime (LiteRT takes one). TensorFlow gets so many intra-op threads, with one
-            inter-op thread.
-        rounds: Number of turns that every process takes; the confidence intervals of speed-ups
-            need 6.
-        seconds: Least time of one turn at one batch size, s.
-        devices: Of `"cpu"` and `"gpu"`; `None` takes the CPU, and a GPU if TensorFlow sees one.
+        threads: Number of threads on the CPU, or several numbers, each of which is measured; `None`
+            leaves it to the runtime (LiteRT takes one). With TensorFlow it is the number of
+            intra-op threads, beside one inter-op thread.
+        rounds: Number of turns that every process takes; a 95 % confidence interval of a speed-up
+            needs at least 6.
+        seconds: Least duration of one turn at one batch size, s.
+        devices: Some of `"cpu"` and `"gpu"`; `None` takes the CPU, and a GPU if TensorFlow sees
+            one.
         input_shape: Shape of one sample without the batch dimension, or a dict of them by input
             name; needed only if the models leave it open.
         peak: Whether to measure in the same rounds how fast TensorFlow multiplies large matrices
@@ -98,7 +100,7 @@ def benchmark(
         BenchmarkError: If a process ends or does not answer in time; its last error output is
             shown.
     """
-    _check(models, batch_sizes, backends, rounds, seconds, devices)
+    _check_arguments(models, batch_sizes, backends, rounds, seconds, devices)
     counts = _thread_counts(threads)
     devices = _visible_devices() if devices is None else tuple(dict.fromkeys(devices))
     batch_sizes = sorted(set(batch_sizes))
@@ -108,15 +110,17 @@ def benchmark(
         workloads = model_workloads(variants, devices, counts)
         workloads += peak_workloads(devices, counts) if peak else []
         with start_workers(workloads, variants, input_shape, timeout) as workers:
+            # Waits until all have loaded their models, which would disturb what others measure.
             facts = {workload: worker.ask("facts") for workload, worker in workers.items()}
             memory = warm_up(workers, batch_sizes)
             calls_ms = measure(workers, batch_sizes, rounds, seconds)
-        results = [_variant_result(*item, calls_ms, memory) for item in variants.items()]
+        results = [_make_variant_result(*item, calls_ms, memory) for item in variants.items()]
     peaks = find_peaks({workload: fact["flop"] for workload, fact in facts.items()}, calls_ms)
-    return BenchmarkResult(tuple(results), _environment(facts.values(), counts, rounds), peaks)
+    environment = _describe_environment(facts.values(), counts, rounds)
+    return BenchmarkResult(tuple(results), environment, peaks)
 
 
-def _check(
+def _check_arguments(
     models: Any,
     batch_sizes: Sequence[int],
     backends: Sequence[str],
@@ -124,24 +128,18 @@ def _check(
     seconds: float,
     devices: Sequence[str] | None,
 ) -> None:
-    if not isinstance(models, Mapping) or not models:
-        raise ValueError(
-            f"`models` must be a dict of name → model, not empty. Received: {models!r}"
-        )
-    if not isinstance(batch_sizes, Sequence) or not batch_sizes:
-        raise ValueError(
-            f"`batch_sizes` must be a sequence of integers, not empty. Received: {batch_sizes!r}"
-        )
-    if not backends or not set(backends) <= set(FORMATS):
-        raise ValueError(
-            f"`backends` must be a sequence of some of {tuple(FORMATS)}. Received: {backends!r}"
-        )
+    named = isinstance(models, Mapping) and bool(models)
+    require(named, "models", models, "a dict of name → model, not empty")
+    several = isinstance(batch_sizes, Sequence) and bool(batch_sizes)
+    require(several, "batch_sizes", batch_sizes, "a sequence of integers, not empty")
+    known = bool(backends) and set(backends) <= set(FORMATS)
+    require(known, "backends", backends, f"a sequence of some of {tuple(FORMATS)}")
     require_integer("rounds", rounds, 1)
     for index, size in enumerate(batch_sizes):
         require_integer(f"batch_sizes[{index}]", size, 1)
     require_number("seconds", seconds, lambda x: x > 0, "a positive number")
-    if devices is not None and (not devices or not set(devices) <= set(_DEVICES)):
-        raise ValueError(f"`devices` must be some of {_DEVICES}. Received: {devices!r}")
+    known = devices is None or (bool(devices) and set(devices) <= set(_DEVICES))
+    require(known, "devices", devices, f"some of {_DEVICES}")
 
 
 def _thread_counts(threads: Any) -> tuple[int | None, ...]:
@@ -160,7 +158,7 @@ def _visible_devices() -> tuple[str, ...]:
     return _DEVICES if tf.config.list_physical_devices("GPU") else _DEVICES[:1]
 
 
-def _variant_result(
+def _make_variant_result(
     name: str, variant: Variant, calls_ms: CallTimes, memory: Mapping[tuple[Workload, int], Any]
 ) -> VariantResult:
     timings = tuple(
@@ -175,16 +173,14 @@ def _variant_result(
     return VariantResult(name, costs.parameters, costs.macs, costs.uncounted, sizes, timings)
 
 
-def _environment(
-    facts: Iterable[Mapping[str, Any]], counts: Sequence[int | None], rounds: int
+def _describe_environment(
+    facts: Collection[Mapping[str, Any]], counts: Sequence[int | None], rounds: int
 ) -> dict[str, Any]:
-    facts = list(facts)
-    threads = " and ".join("by default" if count is None else str(count) for count in counts)
     return {
         **{title: version for fact in facts for title, version in fact["versions"].items()},
         "CPU": cpu_name(),
         "GPU": next((fact["gpu"] for fact in facts if fact["gpu"]), None),
-        "threads": threads,
+        "threads": " and ".join("by default" if x is None else str(x) for x in counts),
         "rounds": rounds,
     }
 
@@ -193,9 +189,8 @@ def cpu_name() -> str:
     """Returns the name of the CPU and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.machine()
-    try:
+    # Linux only, and not on every processor.
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     return f"{name} ({cores} logical cores)"

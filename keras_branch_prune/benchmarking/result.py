@@ -28,9 +28,21 @@ class BenchmarkResult:
     that was measured, else the first. They raise `KeyError` if there is no such measurement.
 
     Args:
-        variants: One entry per variant; the first is what the others are compared with.
+        variants: One entry per variant; the others are compared with the first.
         environment: What the numbers depend on: versions, CPU, GPU, threads, rounds.
         peaks: How fast matrices were multiplied, per device and number of threads.
+
+    Example:
+        >>> compact = keras_branch_prune.select(model, plan)
+        >>> result = keras_branch_prune.benchmark(
+        ...     {"original": model, "compact": compact}, [1, 8], rounds=2, seconds=0.01, peak=False)
+        >>> slowest, fastest = result.speedup_range(batch_size=8)
+        >>> slowest <= result.speedup(batch_size=8) <= fastest
+        True
+        >>> result.macs_ratio() > 1
+        True
+        >>> keras_branch_prune.BenchmarkResult.from_json(result.to_json()) == result
+        True
     """
 
     variants: tuple[VariantResult, ...]
@@ -83,9 +95,9 @@ class BenchmarkResult:
     ) -> tuple[float, float]:
         """Returns a confidence interval of `speedup`, whatever the distribution of the rounds.
 
-        Two order statistics of the rounds' speed-ups are its ends (Conover, Practical Nonparametric
-        Statistics, 1999, section 3.2). Fewer than 6 rounds cannot reach 95 %: the interval is then
-        their whole range, as it is for any confidence that there are too few rounds for.
+        Its ends are two order statistics of the rounds' speed-ups (Conover, Practical Nonparametric
+        Statistics, 1999, section 3.2). With too few rounds for the confidence (fewer than 6 for
+        95 %) it is their whole range.
         """
         ratios = self._speedups(batch_size, variant, device, backend, threads)
         return median_interval(ratios, confidence)
@@ -104,9 +116,10 @@ class BenchmarkResult:
         backend: str | None = None,
         threads: int | None = None,
     ) -> float | None:
-        """Returns the share that a variant reaches of the speed at which matrices are multiplied.
+        """Returns a variant's FLOP/s as a share of those at which large matrices are multiplied.
 
-        A MAC counts as 2 FLOP. It may be above 1: some convolutions (Winograd) take fewer.
+        A MAC counts as 2 FLOP. The share may be above 1: Winograd's algorithm needs fewer for a
+        convolution.
 
         Returns:
             2 · MACs / time per image / peak, or `None` if MACs or peak are not known.
@@ -115,16 +128,10 @@ class BenchmarkResult:
         timing = found.timing(batch_size, device, backend, threads)
         return utilisation(found, timing, self.peaks)
 
-    def _speedups(
-        self,
-        batch_size: int,
-        variant: str | None,
-        device: str,
-        backend: str | None,
-        threads: int | None,
-    ) -> list[float]:
-        other = self.variant(variant).timing(batch_size, device, backend, threads)
-        reference = self.variants[0].timing(batch_size, device, other.backend, other.threads)
+    def _speedups(self, batch_size: int, variant: str | None, *where: Any) -> list[float]:
+        other = self.variant(variant).timing(batch_size, *where)
+        # With the backend and threads that `None` stood for.
+        reference = self.variants[0].timing(batch_size, other.device, other.backend, other.threads)
         return speedups(reference, other)
 
     def to_json(self) -> dict[str, Any]:
@@ -137,7 +144,7 @@ class BenchmarkResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BenchmarkResult:
-        """Returns the result that `to_json` was called on."""
+        """Returns the result that `to_json` made the dict of."""
         variants = tuple(map(_variant_from_json, data["variants"]))
         return cls(variants, dict(data["environment"]), tuple(Peak(**x) for x in data["peaks"]))
 
@@ -146,6 +153,7 @@ class BenchmarkResult:
 
 
 def _variant_from_json(data: Mapping[str, Any]) -> VariantResult:
+    # JSON has no tuples: they come back as lists.
     timings = tuple(
         Timing(**{**timing, "rounds_ms": tuple(timing["rounds_ms"])}) for timing in data["timings"]
     )

@@ -19,12 +19,22 @@ _CALLS_PER_ROUND = 3
 class BenchmarkError(RuntimeError):
     """A process that measures a model ended, or did not answer within `timeout`.
 
-    The message ends with the last 2,000 characters of the process' error output. The last line of a
-    traceback there names the cause: a file that the runtime cannot load, an input whose shape is
-    open (pass `input_shape`), a GPU that is not there. Output that breaks off, or none, means that
-    the system ended the process, most often for want of memory: measure smaller batches, or fewer
-    models, backends and numbers of threads at once, for each has a process that stays. One that
-    gave no answer may be loading a large model or running a slow one: pass a larger `timeout`.
+    The message ends with the last 2,000 characters of the process' error output:
+
+    * A traceback: its last line names the cause, such as a file that the runtime cannot load, an
+      input whose shape is open (pass `input_shape`), or a GPU that is not there.
+    * Nothing, or text that breaks off: the system killed the process, most often for want of
+      memory. Measure smaller batches, or fewer models, backends and numbers of threads at once,
+      for each has a process that stays to the end.
+    * "gave no answer": the process may be loading a large model or running a slow one. Pass a
+      larger `timeout`.
+
+    Example:
+        >>> try:
+        ...     result = kbp.benchmark({"original": model}, [1024], timeout=0.01)
+        ... except kbp.BenchmarkError as error:
+        ...     print(str(error).split(" in 0.01 s")[0])
+        The process that measures 'original' by saved_model on the CPU gave no answer
     """
 
 
@@ -38,7 +48,7 @@ class Workload(NamedTuple):
 
     @property
     def runtime(self) -> str:
-        """What the process runs: a key of `runtimes.RUNTIMES`."""
+        """What the process runs: a key of `runtimes.table.RUNTIMES`."""
         return FORMATS[self.backend].runtime if self.variant else self.backend
 
     @property
@@ -56,10 +66,10 @@ CallTimes = dict[tuple[Workload, int], list[list[float]]]
 def model_workloads(
     variants: Mapping[str, Variant], devices: Sequence[str], counts: Sequence[int | None]
 ) -> list[Workload]:
-    """Returns what is to be measured; variants that are compared stand side by side.
+    """Returns what is to be measured, ordered so that variants are measured next to each other.
 
     Raises:
-        ValueError: If nothing is to be measured of a variant.
+        ValueError: If there is nothing to measure of a variant.
     """
     backends = dict.fromkeys(x for variant in variants.values() for x in variant.paths)
     workloads = [
@@ -115,11 +125,12 @@ def start_workers(
 def warm_up(
     workers: Mapping[Workload, Worker], batch_sizes: Sequence[int]
 ) -> dict[tuple[Workload, int], Any]:
-    """Warms every worker up, small batches first; returns the peak memory after each."""
+    """Warms every worker up, small batches first; returns the peak memory after each size."""
+    # A peak never falls: the other way round, all sizes would show that of the largest.
     return {
         (workload, size): worker.ask("warm_up", batch_size=size, calls=_WARM_UP_CALLS)
         for workload, worker in workers.items()
-        for size in _sizes(workload, batch_sizes)
+        for size in _sizes_of(workload, batch_sizes)
     }
 
 
@@ -133,20 +144,21 @@ def measure(
         first = index % len(turns)
         for size in batch_sizes:
             for workload in turns[first:] + turns[:first]:
-                if size in _sizes(workload, batch_sizes):
+                if size in _sizes_of(workload, batch_sizes):
                     turn = {"batch_size": size, "seconds": seconds, "calls": _CALLS_PER_ROUND}
                     answer = workers[workload].ask("time", **turn)
                     calls_ms.setdefault((workload, size), []).append(answer["ms"])
     return calls_ms
 
 
-def _sizes(workload: Workload, batch_sizes: Sequence[int]) -> Sequence[int]:
+def _sizes_of(workload: Workload, batch_sizes: Sequence[int]) -> Sequence[int]:
     """Returns the batch sizes to measure; products of matrices have none and are measured once."""
     return batch_sizes if workload.variant else batch_sizes[:1]
 
 
 def find_peaks(flops: Mapping[Workload, int | None], calls_ms: CallTimes) -> tuple[Peak, ...]:
-    """Returns the highest speed of each product of matrices, given their FLOP."""
+    """Returns the highest speed of each product of matrices, given the FLOP of one call."""
+    # FLOP / (1e6 · ms) is GFLOP/s.
     return tuple(
         Peak(workload.device, workload.threads, flop / (1e6 * min(map(min, calls))))
         for (workload, _), calls in calls_ms.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_branch_prune.benchmarking.timing import (
@@ -18,7 +18,7 @@ from keras_branch_prune.benchmarking.timing import (
 from keras_branch_prune.common import format_table
 
 _CONFIDENCE = 0.95
-_Value = Callable[[VariantResult], float | None]
+_NOTHING = "–"
 
 
 def format_result(
@@ -29,24 +29,25 @@ def format_result(
     for variant in variants[1:]:
         header += [variant.name, "ratio"]
     rows = [
-        _row(variants, "parameters", lambda variant: variant.parameters, ",d"),
-        _row(variants, "MACs per image", lambda variant: variant.macs, ",d"),
+        _ratio_row("parameters", [x.parameters for x in variants], ",d"),
+        _ratio_row("MACs per image", [x.macs for x in variants], ",d"),
         *_size_rows(variants),
     ]
     cases = list({_case(x): x for variant in variants for x in variant.timings}.values())
     names = {_case(case): _case_name(case, cases) for case in cases}
-    for make in (_time_row, _share_row, _memory_row):
-        rows += [make(variants, case, names[_case(case)], peaks) for case in cases]
-    table = format_table(header, [row for row in rows if any(cell != "–" for cell in row[1:])])
+    for make_row in (_time_row, _share_row, _memory_row):
+        rows += [make_row(variants, case, names[_case(case)], peaks) for case in cases]
+    table = format_table(header, [row for row in rows if any(cell != _NOTHING for cell in row[1:])])
     return "\n".join([table, "", *_notes(variants, environment, peaks)])
 
 
 def _case(timing: Timing) -> tuple[Any, ...]:
+    """Returns what the timings of several variants have in common where they are compared."""
     return timing.device, timing.batch_size, timing.backend, timing.threads
 
 
 def _case_name(case: Timing, cases: Sequence[Timing]) -> str:
-    """Returns how a case is called: backend and threads only if there are several."""
+    """Returns the name of a case, such as "batch 1"; with backend and threads if they vary."""
     name = f"batch {case.batch_size}"
     if len({x.backend for x in cases}) > 1:
         name += f", {case.backend}"
@@ -61,46 +62,46 @@ def _threads_name(threads: int | None) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
-def _measured(variant: VariantResult, case: Timing) -> Timing | None:
+def _find_timing(variant: VariantResult, case: Timing) -> Timing | None:
     return next((x for x in variant.timings if _case(x) == _case(case)), None)
 
 
-def _row(variants: Sequence[VariantResult], label: str, value: _Value, style: str) -> list[str]:
-    first, *others = map(value, variants)
-    cells = [label, _formatted(first, style)]
+def _ratio_row(label: str, values: Iterable[float | None], style: str) -> list[str]:
+    """Returns a row of the values, each but the first with the first divided by it."""
+    first, *others = values
+    cells = [label, _format(first, style)]
     for number in others:
         ratio = first / number if first and number else None
-        cells += [_formatted(number, style), _formatted(ratio, ".2f", "×")]
+        cells += [_format(number, style), _format(ratio, ".2f", "×")]
     return cells
 
 
 def _size_rows(variants: Sequence[VariantResult]) -> list[list[str]]:
-    backends = list(dict.fromkeys(x for variant in variants for x in variant.file_sizes_mib))
+    backends = dict.fromkeys(x for variant in variants for x in variant.file_sizes_mib)
     rows = []
     for backend in backends:
-
-        def size(variant: VariantResult, backend: str = backend) -> float | None:
-            return variant.file_sizes_mib.get(backend)
-
-        which = f", {backend}" if len(backends) > 1 else ""
-        rows.append(_row(variants, f"file size{which}, MiB", size, ".2f"))
+        label = f"file size, {backend}, MiB" if len(backends) > 1 else "file size, MiB"
+        rows.append(_ratio_row(label, [x.file_sizes_mib.get(backend) for x in variants], ".2f"))
     return rows
 
 
 def _time_row(
     variants: Sequence[VariantResult], case: Timing, name: str, peaks: Sequence[Peak]
 ) -> list[str]:
-    reference = _measured(variants[0], case)
-    cells = [f"time/image at {name}, {case.device.upper()}, ms (p95)"]
-    for index, variant in enumerate(variants):
-        time = _measured(variant, case)
-        cells.append(f"{time.p50_ms:.3f} ({time.p95_ms:.3f})" if time else "–")
-        if index:
-            cells.append(_speedup_cell(reference, time) if reference and time else "–")
+    first, *others = [_find_timing(variant, case) for variant in variants]
+    cells = [f"time/image at {name}, {case.device.upper()}, ms (p95)", _time_cell(first)]
+    for other in others:
+        cells += [_time_cell(other), _speedup_cell(first, other)]
     return cells
 
 
-def _speedup_cell(reference: Timing, other: Timing) -> str:
+def _time_cell(time: Timing | None) -> str:
+    return f"{time.p50_ms:.3f} ({time.p95_ms:.3f})" if time else _NOTHING
+
+
+def _speedup_cell(reference: Timing | None, other: Timing | None) -> str:
+    if reference is None or other is None:
+        return _NOTHING
     ratios = speedups(reference, other)
     low, high = median_interval(ratios, _CONFIDENCE)
     return f"{statistics.median(ratios):.2f}× ({low:.2f}–{high:.2f})"
@@ -111,9 +112,9 @@ def _share_row(
 ) -> list[str]:
     cells = [f"share of the matmul peak at {name}, {case.device.upper()}, %"]
     for index, variant in enumerate(variants):
-        time = _measured(variant, case)
+        time = _find_timing(variant, case)
         share = utilisation(variant, time, peaks) if time else None
-        cells += [_formatted(share and 100 * share, ".1f"), *["–"] * (index > 0)]
+        cells += [_format(share and 100 * share, ".1f"), *[_NOTHING] * (index > 0)]
     return cells
 
 
@@ -121,11 +122,8 @@ def _memory_row(
     variants: Sequence[VariantResult], case: Timing, name: str, peaks: Sequence[Peak]
 ) -> list[str]:
     kind, field = ("RAM", "ram_mib") if case.device == "cpu" else ("VRAM", "vram_mib")
-
-    def value(variant: VariantResult) -> float | None:
-        return getattr(_measured(variant, case), field, None)
-
-    return _row(variants, f"{kind} at {name}, MiB", value, ".1f")
+    peak_memory = [getattr(_find_timing(x, case), field, None) for x in variants]
+    return _ratio_row(f"{kind} at {name}, MiB", peak_memory, ".1f")
 
 
 def _notes(
@@ -149,5 +147,5 @@ def _notes(
     return notes
 
 
-def _formatted(value: float | None, style: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value:{style}}{unit}"
+def _format(value: float | None, style: str, unit: str = "") -> str:
+    return _NOTHING if value is None else f"{value:{style}}{unit}"

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from keras_branch_prune.common import check_share
+from keras_branch_prune.common import require_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Timing:
         p50_ms: Median over all calls of the time per image, ms (the time of a call / `batch_size`).
         p95_ms: 95th percentile of the same.
         rounds_ms: Median of each round, ms per image; round i of all variants ran side by side.
-        ram_mib: Peak RAM after warming up this and the smaller batch sizes, over that of a process
-            that only imports the runtime, MiB; `None` where the system does not tell.
+        ram_mib: Peak RAM after warming up this and the smaller batch sizes, beyond what importing
+            the runtime takes, MiB; `None` where the system does not tell.
         vram_mib: Peak GPU memory, MiB; `None` on the CPU.
         backend: What ran it.
         threads: Threads on the CPU; `None` where the runtime chose.
@@ -45,7 +45,7 @@ class Peak:
     Args:
         device: `"cpu"` or `"gpu"`.
         threads: Threads on the CPU; `None` where TensorFlow chose.
-        gflops: The most that was seen, GFLOP/s.
+        gflops: The highest speed of a call, GFLOP/s.
     """
 
     device: str
@@ -55,11 +55,11 @@ class Peak:
 
 @dataclasses.dataclass(frozen=True)
 class VariantResult:
-    """What was found out about one variant.
+    """The measurements of one variant.
 
     Args:
         name: The name that the caller gave it.
-        parameters: Number of parameters; `None` for an exported model, which does not tell.
+        parameters: Number of parameters; `None` for an exported model.
         macs: Multiply-accumulates per image; `None` where not known.
         uncounted: Layers that are not part of `macs`.
         file_sizes_mib: Backend → size of all files that it loads, MiB; that of a `.keras` file
@@ -134,8 +134,9 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
 
     The k-th smallest and the k-th largest of n independent values hold the median between them
     with probability 1 − 2 P(X < k), X binomial with n trials of probability ½, whatever their
-    distribution (Conover, Practical Nonparametric Statistics, 1999, section 3.2). The largest k
-    that reaches the confidence is taken, or else k = 1, the whole range.
+    distribution (Conover, Practical Nonparametric Statistics, 1999, section 3.2): 6 values from the
+    smallest to the largest with 0.97. The largest k that reaches the confidence is taken, or else
+    k = 1, the whole range.
 
     Args:
         values: The values.
@@ -144,14 +145,14 @@ def median_interval(values: Sequence[float], confidence: float) -> tuple[float, 
     Raises:
         ValueError: If `confidence` is out of its range.
     """
-    check_share("confidence", confidence)
+    require_share("confidence", confidence)
     ordered, ranks = sorted(values), range(2, (len(values) + 1) // 2 + 1)
     rank = max((k for k in ranks if coverage(len(values), k) >= confidence), default=1)
     return ordered[rank - 1], ordered[-rank]
 
 
 def coverage(count: int, rank: int = 1) -> float:
-    """Returns with which probability the rank-th smallest and largest values hold the median."""
+    """Returns the probability that the median lies from the rank-th smallest to largest value."""
     return 1 - 2 * sum(math.comb(count, k) for k in range(rank)) / 2**count
 
 

@@ -19,8 +19,8 @@ class Variant:
     """One of the models that are compared.
 
     Args:
-        costs: Its costs, as far as they can be known.
-        paths: Backend → what that loads.
+        costs: Its parameters and MACs; `None` for an exported model.
+        paths: Backend → the file or folder that it loads.
     """
 
     costs: Costs | None
@@ -67,6 +67,7 @@ def export_models(
     for index, (name, backend) in enumerate(given.items()):
         paths = {backend: Path(models[name])} if backend else {}
         if name in loaded:
+            # Numbered, for the name of a variant may hold what a path cannot.
             paths = {
                 x: paths.get(x) or _export(loaded[name], x, scratch / f"{index}-{x}", compared)
                 for x in backends
@@ -76,7 +77,7 @@ def export_models(
 
 
 def _find_backend(name: str, model: Any, backends: Sequence[str]) -> str | None:
-    """Returns the backend that runs what is given as a path; `None` for what is no path."""
+    """Returns the backend that runs the model at a path; `None` if `model` is no path."""
     if not isinstance(model, (str, os.PathLike)):
         return None
     path = Path(model)
@@ -93,7 +94,7 @@ def _find_backend(name: str, model: Any, backends: Sequence[str]) -> str | None:
 
 
 def _load(model: Any, backend: str | None) -> keras.Model:
-    """Returns a model; what is not a path is left to what asks for its costs."""
+    """Returns a model, read if it is given as a path; `model_costs` refuses all but models."""
     load = FORMATS[backend].load if backend else None
     return load(Path(model)) if load else model
 
@@ -101,7 +102,7 @@ def _load(model: Any, backend: str | None) -> keras.Model:
 def _export(
     model: keras.Model, backend: str, target: Path, compared: Sequence[keras.Model]
 ) -> Path:
-    """Writes a model for a backend; returns its path, which is `target` with the suffix."""
+    """Writes a model for a backend; returns its path, which is `target` with a suffix."""
     format = FORMATS[backend]
     path = target.with_name(target.name + format.suffix)
     format.export(model, path, compared)

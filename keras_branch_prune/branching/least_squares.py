@@ -1,4 +1,4 @@
-"""Ridge least squares from sums over batches: memory does not depend on the number of samples."""
+"""Ridge regression from sums over batches: memory does not depend on the number of samples."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import dataclasses
 
 import numpy as np
 
-_RANK = 1e-6
-"""Share of the largest eigenvalue below which an eigenvalue may be rounding in float32 sums."""
+_ROUNDING = 1e-6
+"""An eigenvalue below this share of the largest one may be rounding in float32 sums."""
 
-_ROWS = 4096
-"""Rows from which a product of wide matrices costs more than adding it to the sums."""
+_ROWS_AT_ONCE = 4096
+"""Rows that are collected and multiplied together; of few rows the product would cost less than
+adding it to the sums."""
 
 
 class Moments:
     """The sums that a linear least-squares fit of `targets ≈ inputs · W (+ b)` needs.
 
-    All are taken about the means of the first batch, so that a large mean costs no precision.
+    All are taken about the means of the first batch: about 0, squares of a large mean would drown
+    the variance.
 
     Args:
         inputs: Number of columns of the inputs.
@@ -35,8 +37,8 @@ class Moments:
     def add(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """Adds rows: `inputs` of shape `(rows, inputs)`, `targets` of shape `(rows, targets)`.
 
-        The sums over a few thousand rows, or one batch, have the arrays' precision, all others
-        float64.
+        Products of a few thousand rows, or of one batch, are computed in the dtype of the arrays
+        and summed in float64.
         """
         if not self.rows:
             self._origins = inputs.mean(axis=0), targets.mean(axis=0)
@@ -45,11 +47,11 @@ class Moments:
         for total, rows in zip(self._sums, (x, y), strict=True):
             total += rows.sum(axis=0, dtype=np.float64)
         self._pending.append((x, y))
-        if sum(len(rows) for rows, _ in self._pending) >= _ROWS:
+        if sum(len(rows) for rows, _ in self._pending) >= _ROWS_AT_ONCE:
             self._multiply()
 
     def _multiply(self) -> None:
-        """Adds the products of the rows that wait for it."""
+        """Adds the products of the collected rows to the sums."""
         if self._pending:
             x, y = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
             self._squares += x.T @ x
@@ -60,7 +62,7 @@ class Moments:
     def solve(self, ridge: float, start: np.ndarray, intercept: bool = False) -> Fit:
         """Returns the `W` (and `b`) that minimises `|targets − inputs·W − b|² + λ·|W − start|²`.
 
-        Where neither the rows nor the penalty say what `W` is, it is as near to `start` as can be.
+        Where neither the rows nor the penalty determine `W`, it is the one nearest to `start`.
 
         Args:
             ridge: λ as a multiple of the inputs' mean square (about their mean, with a `b`).
@@ -71,6 +73,7 @@ class Moments:
         (x, y), moments = self._means(), self._moments(raw=not intercept)
         energy = self._moments(raw=True)[2]
         squares, products, _ = moments
+        # With V = W − start it is plain ridge regression: (XᵀX + λ) V = Xᵀ(Y − X·start).
         matrix = start + _solve(squares, ridge, products - squares @ start)
         return Fit(matrix, y - x @ matrix if intercept else None, _error(matrix, *moments), energy)
 
@@ -79,7 +82,7 @@ class Moments:
         return [origin + total / self.rows for origin, total in pairs]
 
     def _moments(self, raw: bool) -> tuple[np.ndarray, np.ndarray, float]:
-        """Returns squares, products and energy about zero, or about the means."""
+        """Returns XᵀX, XᵀY and |Y|², about the means of all rows, or about 0 if `raw`."""
         x, y = (total / self.rows for total in self._sums)
         squares = self._squares - self.rows * np.outer(x, x)
         products = self._products - self.rows * np.outer(x, y)
@@ -93,16 +96,17 @@ class Moments:
 
 
 def _solve(squares: np.ndarray, ridge: float, right: np.ndarray) -> np.ndarray:
-    """Returns `(squares + λ)⁻¹ · right`, or the smallest solution if there is hardly a penalty."""
+    """Returns `(squares + λ)⁻¹ · right`; with hardly a penalty, the solution of least norm."""
     penalty = ridge * np.trace(squares) / len(squares)
     matrix = squares + penalty * np.eye(len(squares))
-    if ridge > _RANK and penalty > 0:
+    if ridge > _ROUNDING and penalty > 0:
         return np.linalg.solve(matrix, right)
-    return np.linalg.lstsq(matrix, right, rcond=_RANK)[0]
+    return np.linalg.lstsq(matrix, right, rcond=_ROUNDING)[0]
 
 
 def _error(matrix: np.ndarray, squares: np.ndarray, products: np.ndarray, energy: float) -> float:
-    """Returns `|targets − inputs·matrix|²`; it is rounding below about 1e-6 of the energy."""
+    """Returns `|Y − X·W|²` from the sums; below about 1e-6 of the energy it is only rounding."""
+    # |Y|² − 2·⟨W, XᵀY⟩ + ⟨W, XᵀX·W⟩, where rounding may leave less than 0.
     error = energy - 2 * (matrix * products).sum() + (matrix * (squares @ matrix)).sum()
     return max(float(error), 0.0)
 
@@ -125,6 +129,7 @@ class ColumnStatistics:
         if not self.rows:
             self._origin = rows.mean(axis=0)
         self.rows += len(rows)
+        # A new array, in which the squares can be computed in place.
         rows = rows - self._origin
         self._sums += rows.sum(axis=0, dtype=np.float64)
         self._squares += np.square(rows, out=rows).sum(axis=0, dtype=np.float64)

@@ -1,4 +1,9 @@
-"""Multiplies the maps of a branched model at α = 0 into a compact one: the inverse of `branch`."""
+"""Makes the compact model of a branched one at α = 0: the maps are multiplied into its layers.
+
+No records of the branching are needed: a branched model is read like any other, so that it may come
+from a file. What to do is told by the layers: `AlphaBlend`, `ChannelMap` and the names of narrow
+copies.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +49,12 @@ def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
     Raises:
         ValueError: If `branched` is not a branched model, or α is not 0, or the result differs by
             more than rounding (for example because weights are NaN).
+
+    Example:
+        >>> keras_branch_prune.set_alpha(branched, 0)
+        >>> compact = keras_branch_prune.merge(branched)
+        >>> compact.count_params() < model.count_params()
+        True
     """
     alpha = get_alpha(branched)
     if alpha != 0:
@@ -60,17 +71,18 @@ def merge(branched: keras.Model, *, verify: bool = True) -> keras.Model:
 
 
 def _drop_original_branch(graph: Graph) -> Graph:
-    """Reads every blend's pruned input instead of the blend."""
+    """Puts the pruned input of every blend in its place; what nothing reads any more is dropped."""
     blends = {c.outputs[0]: c.inputs[2] for c in graph.calls if c.unit.cls is AlphaBlend}
     return substitute(graph, blends)
 
 
 def _merge_graph(graph: Graph, frozen: set[str]) -> Graph:
-    """Multiplies every channel map into the linear layer before (reduce) or after it (expand)."""
+    """Multiplies every map into the linear layer before it (reduce) or behind it (expand)."""
     producer, readers = graph.producer(), graph.consumers()
     maps = [call for call in graph.calls if call.unit.cls is ChannelMap]
     merged: dict[Unit, Unit] = {}
     for call in graph.calls:
+        # Any call of a shared layer will do: all of them have the same maps around them.
         if call.unit not in merged and call.unit.cls is not ChannelMap:
             merged[call.unit] = _merge_unit(call, producer, readers, frozen)
     bypass = {call.outputs[0]: call.inputs[0] for call in maps}
@@ -87,7 +99,8 @@ def _merge_unit(
     config = {"trainable": True} if unit.name in frozen else {}
     unit = unit.replace(name=original_name(unit.name), config=config)
     rule = rule_for(unit)
-    # A narrow copy lies between the maps, even if it has become linear: one that was depthwise.
+    # A narrow copy lies between the maps and takes up none, even if it has a linear rule: a grouped
+    # convolution with one channel per group is depthwise, until a single group is left of it.
     if is_narrow(call.unit.name) or not isinstance(rule, LinearRule):
         return unit
     expands = {

@@ -1,16 +1,20 @@
 """Fits the pruned branch of a branched model to the original, without labels or training.
 
-The model is walked once, layer by layer, for all calibration batches: in one run as the original
-network, in the other as the pruned one. Every map is fitted when the pruned run reaches it, on what
-the pruned network has computed so far, so that later maps make up for the errors of earlier ones:
+The model is computed layer by layer, each layer for all calibration batches, as two networks side
+by side: the original (α = 1) and the pruned one (α = 0). What can be fitted is fitted when it is
+reached, to what the pruned network has computed so far. So later maps make up for the errors of
+earlier ones:
 
-* a reduce map R gets the pruned network's channels and is fitted to the original's selected ones;
-* the BatchNormalization layers of the pruned branch get the statistics of their new inputs;
-* an expand map E gets the pruned branch's channels and is fitted to the original's channels.
+* a reduce map R reads C channels of the pruned network; its targets are the k selected channels of
+  the original;
+* a BatchNormalization of the pruned branch gets the mean and variance of its new inputs;
+* an expand map E reads the k channels of the pruned branch; its targets are the C channels of the
+  original branch at the same blend.
 
-A tensor is kept as long as a later call reads it, and fits read sums over batches: what grows with
-the number of samples are files. All fits are ridge regressions. Zhang et al. (2016) and He et al.
-(2017) fit in the same order, layer by layer, on the approximated network's own outputs.
+The fits are ridge regressions from sums over batches. Activations are held until the last call that
+reads them, and beyond `memory_mib` in files, so that memory does not grow with the number of
+samples. Zhang et al. (2016) and He et al. (2017) fit in the same order, layer by layer, on the
+approximated network's own outputs.
 """
 
 from __future__ import annotations
@@ -32,18 +36,19 @@ from keras_branch_prune.graph import Unit, as_array, canonical
 from keras_branch_prune.layers import AlphaBlend, ChannelMap
 
 _PRIOR_ROWS = 10
-"""Rows for which the old variance of a BatchNormalization counts, lest one sample make it zero."""
+"""Weight of a BatchNormalization's old variance, in rows: that of a single sample would be 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitting:
-    """What is fitted, and how.
+    """The settings of `reconstruct`: what is fitted, and how strongly maps keep to their start.
 
     Args:
         expand: Whether expand maps are fitted.
         reduce: Whether reduce maps are fitted.
         statistics: Whether BatchNormalization layers of the pruned branch get new statistics.
-        ridge: Penalty of a map's distance from its start, relative to its inputs' mean square.
+        ridge: Penalty λ on the squared distance of a map from its start, as a multiple of the mean
+            square of its inputs.
 
     Raises:
         ValueError: If `ridge` is not a finite number ≥ 0, or another argument not a bool.
@@ -66,18 +71,26 @@ def reconstruct(
     """Fits the maps and statistics of the pruned branch in place.
 
     Args:
-        branched: A model as `branch` makes it, at any α; its reduce maps say what is aimed at.
-        data: Calibration data, see `read_batches`.
-        fitting: What is fitted, and how.
-        memory_mib: How much of the activations is held in memory, MiB; the rest goes to files.
+        branched: A model made by `branch`, at any α. Its reduce maps must still select channels, or
+            be near to that: the targets are what they make of the original's channels.
+        data: Calibration inputs: arrays, a `tf.data.Dataset`, a `PyDataset` or a generator that
+            ends. No labels are needed.
+        fitting: What is fitted, and how; `None` fits everything.
+        memory_mib: Memory for activations, MiB; the rest goes to temporary files.
 
     Returns:
-        Name of each fitted expand map → |o − p|² / |o|² of what the branches hand to its blends.
+        Name of each fitted expand map → `|o − p|² / |o|²`, the relative squared difference of the
+        branches at its blends.
 
     Raises:
         TypeError: If `data` has another structure than the inputs.
-        ValueError: If `branched` has no blends, or `data` is not usable (see `read_batches`) or
-            leads to NaN or infinite activations.
+        ValueError: If `branched` has no blends, or `data` does not fit its inputs, has no samples,
+            or leads to NaN or infinite activations.
+
+    Example:
+        >>> errors = keras_branch_prune.reconstruct(branched, images)
+        >>> all(0 <= error < 1 for error in errors.values())
+        True
     """
     graph = canonical(branched)
     if not any(call.unit.cls is AlphaBlend for call in graph.calls):
@@ -87,19 +100,19 @@ def reconstruct(
         for inputs, _ in read_batches(data, graph):
             for value, array in zip(graph.input_values, inputs, strict=True):
                 spool.append((ORIGINAL, value), array)
-        TwoRuns(graph, spool, fitter).run()
+        TwoRuns(graph, spool, fitter.fits, fitter.fit).run()
     return fitter.errors
 
 
 class MapFitter:
-    """Fits the unit of some tasks, by its class."""
+    """Fits maps and statistics, in place; `errors` are those of the expand maps, by name."""
 
     def __init__(self, fitting: Fitting):
         self._fitting = fitting
         self.errors: dict[str, float] = {}
 
     def fits(self, task: Task) -> bool:
-        """Whether the unit of a task is one to be fitted."""
+        """Whether the layer of a task is to be fitted."""
         if task.run == ORIGINAL:
             return False
         if task.call.unit.cls is ChannelMap:
@@ -107,10 +120,10 @@ class MapFitter:
         return self._fitting.statistics and is_narrow_norm(task.call.unit)
 
     def fit(self, tasks: Sequence[Task], spool: Spool) -> None:
-        """Fits the unit that the tasks share to all of them."""
+        """Fits the layer that the tasks share to all of them together."""
         if tasks[0].call.unit.cls is not ChannelMap:
             _set_statistics(tasks, spool)
-        # Where both networks still compute the same, a reduce map is right as it is.
+        # A reduce map that reads what the original computes is exact as it is.
         elif any(task.target not in task.inputs.values() for task in tasks):
             self._fit_map(tasks, spool)
 
@@ -129,6 +142,7 @@ class MapFitter:
         for kernel, fit in zip(kernels, fits, strict=True):
             kernel.assign(fit.matrix)
         if unit.config["use_bias"]:
+            # The positions of a block share the fit, but the map has a bias for each of them.
             blocks = zip(fits, unit.config["blocks"], strict=True)
             biases = [np.tile(np.asarray(fit.bias), positions) for fit, (positions, *_) in blocks]
             unit.weights[-1].assign(np.concatenate(biases))
@@ -137,7 +151,9 @@ class MapFitter:
             self.errors[unit.name] = sum(fit.error for fit in fits) / energy if energy else 0.0
 
     def _has_intercept(self, tasks: Sequence[Task]) -> bool:
-        """Whether a map has a bias, or new statistics of what reads it take the place of one."""
+        """Whether the fit may shift the outputs by a constant."""
+        # Where BatchNormalization alone reads a map without bias, and gets new statistics, it takes
+        # any constant off: the matrix need not reproduce the means.
         if tasks[0].call.unit.config["use_bias"]:
             return True
         return self._fitting.statistics and all(task.feeds_norm for task in tasks)
@@ -146,20 +162,20 @@ class MapFitter:
 def _map_batches(
     task: Task, starts: Sequence[np.ndarray], spool: Spool
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """Yields for every batch the rows that each block of a map gets and those it should give."""
+    """Yields the rows of inputs and of targets of each block of a map, batch by batch."""
     assert task.target is not None
     unit, (source,) = task.call.unit, task.inputs.values()
     for inputs, targets in zip(spool.batches(source), spool.batches(task.target), strict=True):
         x = _block_rows(inputs, unit, 1)
         y = _block_rows(targets, unit, 2 if task.is_expand else 1)
         if not task.is_expand:
-            # What a reduce map should give is what it makes of the original's channels.
+            # The targets of a reduce map are what its start makes of the original's channels.
             y = [_apply_map(rows, start) for rows, start in zip(y, starts, strict=True)]
         yield list(zip(x, y, strict=True))
 
 
 def _apply_map(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Returns `rows @ matrix`, by indexing if the matrix only selects columns."""
+    """Returns `rows @ matrix`; by indexing, which is exact and fast, if it only selects columns."""
     kept = matrix.argmax(axis=0)
     if np.array_equal(matrix, np.eye(len(matrix))[:, kept]):
         return rows[:, kept]
@@ -167,7 +183,13 @@ def _apply_map(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _block_rows(array: np.ndarray, unit: Unit, side: int) -> list[np.ndarray]:
-    """Returns the rows `(…, channels)` of every block of a map; `side` 1: inputs, 2: outputs."""
+    """Returns the rows `(…, channels)` of every block, those of all its positions together.
+
+    Args:
+        array: A tensor before or behind the map.
+        unit: The map, whose blocks are `(positions, inputs, outputs)`.
+        side: 1 if the array has the inputs' channels, 2 if it has those of the outputs.
+    """
     blocks = unit.config["blocks"]
     ends = itertools.accumulate(block[0] * block[side] for block in blocks)
     parts = np.split(_rows(array, unit), list(ends)[:-1], axis=1)
@@ -175,7 +197,8 @@ def _block_rows(array: np.ndarray, unit: Unit, side: int) -> list[np.ndarray]:
 
 
 def _rows(array: np.ndarray, unit: Unit) -> np.ndarray:
-    """Returns an array as `(everything else, channels)` in a dtype that NumPy can sum."""
+    """Returns an array as `(everything else, channels)`, float32 or float64."""
+    # NumPy would sum half precision in half precision.
     array = np.moveaxis(array, unit.config["axis"], -1)
     rows = array.reshape(-1, array.shape[-1])
     rows = rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
@@ -189,6 +212,7 @@ def _rows(array: np.ndarray, unit: Unit) -> np.ndarray:
 
 def _set_statistics(tasks: Sequence[Task], spool: Spool) -> None:
     """Gives a BatchNormalization the mean and variance of its inputs over all batches."""
+    # Gamma and beta, if there are any, come first.
     *_, mean, variance = tasks[0].call.unit.weights
     statistics = ColumnStatistics(mean.shape[0])
     for task in tasks:

@@ -1,13 +1,12 @@
 """Refines the pruned branch of a branched model by gradient descent, without labels.
 
-`reconstruct` fits the maps one after another; what is left is an error that all of them together
-can still lessen. Here all maps and all narrow layers move at once, end to end through the pruned
-network (α = 0), so that its tensors come nearer to those of the untouched original (α = 1) at every
-blend and at the outputs (as the hints of FitNets, Romero et al. 2015, do at one layer).
+`reconstruct` fits one map after another. Here all maps and all narrow layers are trained together:
+the tensors of the pruned network (α = 0) should come near those of the unchanged original (α = 1)
+at every blend and at the outputs. FitNets (Romero et al. 2015) do so at one layer ("hints").
 
-The loss is the mean over those tensors of `log(|o − p|² / |o|²)`. It asks of each tensor the same
-relative gain, wherever it stands: in a sum of plain errors the last layers, whose errors are the
-largest, would drown all others.
+The loss is the mean over those tensors of `log(|o − p|² / |o|²)`. Halving the error of one tensor
+gains as much as halving that of any other. In a sum of plain errors those of the last layers, which
+are the largest, would outweigh all others.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from keras_branch_prune.common import (
 )
 from keras_branch_prune.data import Samples, Spool, read_batches
 from keras_branch_prune.graph import as_array, canonical, pack
-from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, value_of
+from keras_branch_prune.layers import AlphaBlend, ChannelMap, alpha_layer, is_narrow, read_scalar
 
 _HELD_OUT = 0.1
-"""Share of the samples that are not trained on and decide which epoch is kept."""
+"""Share of the samples that are not trained on; they decide which epoch is kept."""
 
 _FLOOR = 1e-4
 """Added to each relative squared error, so that the logarithm of an exact tensor is finite. What
@@ -43,13 +42,13 @@ differs by less than 1 % hardly counts any more; half precision rounds by nearly
 
 @dataclasses.dataclass(frozen=True)
 class Refinement:
-    """How a refinement went.
+    """The errors of a refinement, epoch by epoch.
 
     An error is the geometric mean of `|o − p|² / |o|²` over all blends and outputs.
 
     Args:
         errors: Error on the held-out samples before the first epoch and after each.
-        losses: Error on the other samples in the course of each epoch.
+        losses: Mean error on the other samples during each epoch.
         best: The epoch with the least held-out error, whose weights were kept; 0 is the start.
     """
 
@@ -68,26 +67,26 @@ def refine(
     seed: int = 0,
     memory_mib: float = 256,
 ) -> Refinement:
-    """Trains the pruned branch of a branched model in place to compute what the original computes.
+    """Trains the pruned branch of a branched model, in place, to compute what the original does.
 
-    Only the reduce and expand maps and the layers of the pruned branch move, unless they are
-    frozen; all layers run in inference mode. A tenth of the samples is held out: the model ends
-    with the weights of the epoch that is best on them, and never with worse ones than at the start.
-    α and the weights of the original stay as they are.
+    Only the maps and the layers of the pruned branch are trained, unless they are frozen; all
+    layers run in inference mode. A tenth of the samples is held out: the model ends with the
+    weights of the epoch that is best on them, perhaps those of the start. α and the weights of the
+    original do not change.
 
-    Weights that are half precision themselves (not under a mixed policy) are mostly too coarse for
-    such small steps, and gain nothing.
+    Weights in half precision (other than under a mixed policy) are mostly too coarse for such small
+    steps, and gain nothing.
 
     Args:
-        branched: A model as `branch` makes it, best after `reconstruct`.
-        data: Calibration data, see `read_batches`; read once. The samples are shuffled for every
+        branched: A model made by `branch`, best after `reconstruct`.
+        data: Calibration inputs as for `reconstruct`, read once. Samples are shuffled for every
             epoch, whatever batches they come in.
         epochs: Passes over the data.
         learning_rate: Adam's learning rate at the first step; it falls to 0 along a cosine. The
             error may first rise, and is least at the end.
         batch_size: Samples per step.
-        seed: Seed of what is held out and of the shuffling.
-        memory_mib: How much of the data is held in memory, MiB; the rest goes to files.
+        seed: Seed of the split and of the shuffling.
+        memory_mib: Memory for the data, MiB; the rest goes to temporary files.
 
     Returns:
         The errors by epoch, and which one was kept.
@@ -115,20 +114,20 @@ def refine(
         samples = Samples(spool, read_batches(data, pair.graph))
         training = _Training(pair, samples, epochs, learning_rate, batch_size, seed)
         errors, losses = [training.validate(0)], []
-        best, weights = 0, _values(pair.variables)
+        best, weights = 0, _copy_values(pair.variables)
         for epoch in range(1, epochs + 1):
             losses.append(training.train(epoch))
             errors.append(training.validate(epoch))
             if errors[-1] < errors[best]:
-                best, weights = epoch, _values(pair.variables)
-        _assign(pair.variables, weights)
+                best, weights = epoch, _copy_values(pair.variables)
+        _assign_values(pair.variables, weights)
     return Refinement(tuple(errors), tuple(losses), best)
 
 
 class _Pair:
-    """The original and the pruned network in a branched model, compared at blends and outputs.
+    """The original and the pruned network of a branched model, compared at blends and outputs.
 
-    Nothing is copied: both are the branched model itself, and α chooses which one it is.
+    Both are the branched model itself, without a copy: α = 1 makes it the one, α = 0 the other.
 
     Args:
         branched: A model made by `branch`.
@@ -142,7 +141,7 @@ class _Pair:
         self._model = keras.Model(branched.input, _compared_tensors(branched))
 
     def tensors(self, alpha: float, inputs: Sequence[Any]) -> list[Any]:
-        """Returns the compared tensors of one of the networks; `inputs` are flat."""
+        """Returns the compared tensors of the network that `alpha` chooses; `inputs` are flat."""
         self.alpha.assign(alpha)
         packed = pack(self.graph.inputs, self.graph.input_values, inputs)
         return self._model(packed, training=False)
@@ -164,13 +163,13 @@ def _narrow_variables(branched: keras.Model) -> list[Any]:
 
 
 def _compared_tensors(branched: keras.Model) -> list[Any]:
-    """Returns the symbolic tensors behind all blends, and the outputs that are not integers."""
+    """Returns the symbolic outputs of all blends, and those of the model that are no integers."""
     blends = [layer.output for layer in branched.layers if isinstance(layer, AlphaBlend)]
     return blends + [tensor for tensor in branched.outputs if "float" in tensor.dtype]
 
 
 def _squares(original: Sequence[Any], pruned: Sequence[Any]) -> Any:
-    """Returns `(|o − p|², |o|²)` of every two tensors, of shape `(tensors, 2)`, float32."""
+    """Returns `(|o − p|², |o|²)` of every pair of tensors, of shape `(tensors, 2)`, float32."""
     return ops.stack(
         [
             ops.stack([ops.sum(ops.square(part)) for part in (o - p, o)])
@@ -191,12 +190,13 @@ def _mask(original: Any, pruned: Any) -> tuple[Any, Any]:
 
 def _log_error(squares: Any) -> Any:
     """Returns the logarithm of the geometric mean of the relative squared errors."""
+    # A tensor of zeros would divide by 0.
     energy = ops.maximum(squares[:, 1], np.finfo(np.float32).tiny)
     return ops.mean(ops.log(squares[:, 0] / energy + _FLOOR))
 
 
 class _Training:
-    """Epochs of training and validation on two parts of the samples."""
+    """Epochs of training on most of the samples, and of validation on the others."""
 
     def __init__(
         self,
@@ -216,10 +216,11 @@ class _Training:
         self._learning_rate = learning_rate
         self._seed = seed
         steps = epochs * len(samples.grouped(self._rest, batch_size))
-        self._step, self._measure = _tensorflow_functions(pair, learning_rate, steps)
+        self._step, self._measure = _compile_functions(pair, learning_rate, steps)
 
     def train(self, epoch: int) -> float:
-        """Trains one epoch and returns the error in its course."""
+        """Trains one epoch and returns the mean error during it."""
+        # Seeded by the epoch, so that the order does not depend on what was drawn before.
         order = np.random.default_rng((self._seed, epoch)).permutation(self._rest).tolist()
         batches = self._samples.grouped(order, self._batch_size)
         # Checked at every step: one that is not finite spoils all that follow.
@@ -245,27 +246,27 @@ class _Training:
         return value
 
 
-def _tensorflow_functions(
+def _compile_functions(
     pair: _Pair, learning_rate: float, steps: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Compiles a training step (→ log error) and a measurement (→ squares): TensorFlow only."""
+    """Compiles a training step, which returns `_log_error`, and a measurement: `_squares`."""
     optimizer: Any = keras.optimizers.Adam(
         keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     )
     if pair.is_float16:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(pair.variables)
-    # One signature with a free batch size: the last, smaller batch is no reason to trace again.
+    # With an open batch size, so that the smaller last batch is not traced for itself.
     signature = [[tf.TensorSpec(v.shape, v.dtype) for v in pair.graph.input_values]]
 
     @tf.function(input_signature=signature, autograph=False)
     def step(inputs: list[Any]) -> Any:
-        original = pair.tensors(1.0, inputs)
+        # Outside the tape: no gradient goes through the original.
+        original, sources = pair.tensors(1.0, inputs), [v.value for v in pair.variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in pair.variables])
+            tape.watch(sources)
             loss = _log_error(_squares(original, pair.tensors(0.0, inputs)))
             scaled = optimizer.scale_loss(loss)
-        sources = [variable.value for variable in pair.variables]
         gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
         optimizer.apply(gradients, pair.variables)
         return loss
@@ -280,20 +281,21 @@ def _tensorflow_functions(
 @contextlib.contextmanager
 def _restore_on_error(pair: _Pair) -> Iterator[None]:
     """Puts α back in the end, and all weights as well if there was an exception."""
-    alpha, weights = value_of(pair.alpha), _values(pair.variables)
+    alpha, weights = read_scalar(pair.alpha), _copy_values(pair.variables)
+    # BaseException, as the weights should be whole after Ctrl-C too.
     try:
         yield
     except BaseException:
-        _assign(pair.variables, weights)
+        _assign_values(pair.variables, weights)
         raise
     finally:
         pair.alpha.assign(alpha)
 
 
-def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+def _copy_values(variables: Sequence[Any]) -> list[np.ndarray]:
     return [np.copy(as_array(variable)) for variable in variables]
 
 
-def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+def _assign_values(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""The compact model of a plan at once, without a branch that is blended in and merged."""
+"""Makes the compact model of a plan directly, without branching and merging."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras_branch_prune.graph import build_model, fuse
 
 
 def select(model: keras.Model, plan: PruningPlan) -> keras.Model:
-    """Returns the compact model that keeps the channels of a plan as they are: nothing is trained.
+    """Returns the compact model that has the kept channels of a plan, unchanged: nothing is fitted.
 
-    Its weights equal those of `merge` on a model that was just branched, without calibration data,
-    and given α = 0. Kernels are cut along their channels: where k of the C filters of a `Conv2D`
+    Its weights equal those of `merge` on a model that was just branched without calibration data,
+    at α = 0. Kernels are cut along their channels: where k of the C filters of a `Conv2D`
     stay, its kernel `(height, width, inputs, C)` becomes `(height, width, inputs, k)`, and that of
     the next convolution, `(height, width, C, filters)`, becomes `(height, width, k, filters)`.
 
@@ -44,7 +44,7 @@ def select(model: keras.Model, plan: PruningPlan) -> keras.Model:
 
 
 def select_channels(analysis: Analysis, kept: Kept) -> keras.Model:
-    """Returns the compact model that keeps some channels as they are.
+    """Returns the compact model that has some of the channels, unchanged.
 
     Args:
         analysis: The channel groups of the model.

@@ -1,12 +1,12 @@
-"""A branched model run as two networks, and its maps in an order in which they can be fitted."""
+"""Computes a branched model as two networks, and fits each map when all it needs is there."""
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -16,23 +16,23 @@ from keras_branch_prune.graph import Call, Graph, LayerRunner, Unit, Value, subs
 from keras_branch_prune.layers import AlphaBlend, ChannelMap, is_narrow
 
 ORIGINAL, PRUNED = "original", "pruned"
-
+"""The two runs: every blend replaced by the input of its original branch, or of its pruned one."""
 
 Key = tuple[str, Value]
-"""Run and tensor."""
+"""A run and a tensor in it. Tensors that are the same in both are those of the original."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """One call in one run, and what must be there before.
+    """One call in one run, and the tensors that it needs.
 
     Args:
         call: The call, reading tensors of its run's graph.
         run: The run.
-        inputs: Where each tensor that the call reads is found.
-        target: Where the tensor is found that a map is fitted to.
+        inputs: Tensor that the call reads → the key under which it is held.
+        target: Key of the tensor that a map is fitted to; `None` for other calls.
         is_expand: Whether it is the call of an expand map.
-        feeds_norm: Whether all that reads its output is BatchNormalization of the pruned branch.
+        feeds_norm: Whether its output is read by BatchNormalization of the pruned branch only.
     """
 
     call: Call
@@ -44,12 +44,15 @@ class Task:
 
     @property
     def needs(self) -> set[Key]:
-        """All that must be there before."""
+        """Keys of all tensors that must have been computed before."""
         return {*self.inputs.values(), *([self.target] if self.target else [])}
 
 
 def _tasks(graph: Graph) -> list[Task]:
-    """Returns the calls of both runs side by side, so that few tensors are needed at a time."""
+    """Returns the calls of both runs in the order of the branched model.
+
+    Interleaved so, both runs are at the same depth, and few tensors are held at a time.
+    """
     blends = [call for call in graph.calls if call.unit.cls is AlphaBlend]
     original = substitute(graph, {c.outputs[0]: c.inputs[1] for c in blends})
     pruned = substitute(graph, {c.outputs[0]: c.inputs[2] for c in blends})
@@ -64,11 +67,17 @@ def _tasks(graph: Graph) -> list[Task]:
 
 
 def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[Task]:
-    """Yields the calls of the pruned run whose results differ from those of the original one."""
+    """Yields the calls of the pruned run whose results differ from those of the original run.
+
+    Args:
+        graph: The graph of the pruned run.
+        targets: Output of an expand map → the original's tensor at the same blend.
+    """
     readers = graph.consumers()
     differs: set[Value] = set()
     for call in graph.calls:
         is_map = call.unit.cls is ChannelMap
+        # What no map comes before is the same in both runs, and computed in the original one only.
         if differs.isdisjoint(call.inputs) and not is_map:
             continue
         output = call.outputs[0]
@@ -79,29 +88,31 @@ def _pruned_tasks(graph: Graph, targets: Mapping[Value, Value]) -> Iterator[Task
         differs.update(call.outputs)
 
 
-class Fitter(Protocol):
-    """What fits the units of tasks."""
-
-    def fits(self, task: Task) -> bool:
-        """Whether the unit of a task is one to be fitted."""
-        ...
-
-    def fit(self, tasks: Sequence[Task], spool: Spool) -> None:
-        """Fits the unit that the tasks share to all of them."""
-        ...
-
-
 class TwoRuns:
-    """Does the tasks in order, each as soon as all it needs is there.
+    """Does the tasks of both runs, each when the tensors that it needs are there.
 
-    A map that is used several times is fitted to all its uses, unless one waits for another.
+    A layer that is fitted and used several times is fitted to all its uses at once, unless one use
+    needs the result of another.
+
+    Args:
+        graph: The graph of a branched model.
+        spool: Holds the tensors, at first those of the inputs in the original run.
+        fits: Whether the layer of a task is to be fitted.
+        fit: Fits the layer that some tasks share, before any of them is done.
     """
 
-    def __init__(self, graph: Graph, spool: Spool, fitter: Fitter):
+    def __init__(
+        self,
+        graph: Graph,
+        spool: Spool,
+        fits: Callable[[Task], bool],
+        fit: Callable[[Sequence[Task], Spool], None],
+    ):
         self._tasks = _tasks(graph)
         self._spool = spool
-        self._fitter = fitter
-        self._uses = Counter(task.call.unit for task in self._tasks if fitter.fits(task))
+        self._fit = fit
+        # Layers that still have to be fitted, with the number of their uses.
+        self._uses = Counter(task.call.unit for task in self._tasks if fits(task))
         self._readers = Counter(key for task in self._tasks for key in task.needs)
         self._waiting: dict[Key, list[int]] = {}
         self._missing: list[int] = []
@@ -118,17 +129,22 @@ class TwoRuns:
         while self._ready or held:
             tasks = self._take(held)
             if tasks and tasks[0].call.unit in self._uses:
-                self._fitter.fit(tasks, self._spool)
+                self._fit(tasks, self._spool)
                 del self._uses[tasks[0].call.unit]
             for task in tasks:
                 self._do(task)
 
     def _take(self, held: dict[Unit, list[Task]]) -> list[Task]:
-        """Returns the next tasks to do; none if the next one waits for others of its map."""
+        """Returns the next tasks to do; none if the next one is held for other uses of its layer.
+
+        Args:
+            held: Layer to be fitted → those of its uses that are ready.
+        """
         if not self._ready:
-            # The uses of a map wait for each other, as in a loop over a shared layer: those that
-            # are ready are fitted without the rest.
+            # A use of the layer needs the result of a held one, as in a loop over a shared layer:
+            # the layer is fitted to those that are held.
             return held.pop(next(iter(held)))
+        # The heap gives the first ready task, which keeps both runs at about the same depth.
         task = self._tasks[heapq.heappop(self._ready)]
         unit = task.call.unit
         if unit not in self._uses:
@@ -137,7 +153,7 @@ class TwoRuns:
         return held.pop(unit) if len(held[unit]) == self._uses[unit] else []
 
     def _do(self, task: Task) -> None:
-        """Runs the layer on all batches, drops what nobody reads any more, readies what can be."""
+        """Runs the layer on all batches, drops tensors after their last use, and readies tasks."""
         layer, call = LayerRunner(task.call), task.call
         for tensors in self._batches(task):
             args, kwargs = call.bind(tensors.__getitem__)

@@ -1,13 +1,7 @@
 """Channels as data: how groups make up an axis, how they are tracked, how maps meet kernels."""
 
 from keras_branch_prune.channels.cuts import side_by_side
-from keras_branch_prune.channels.kernels import (
-    ChannelMatrices,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
-)
+from keras_branch_prune.channels.kernels import ChannelMatrices, multiply_weights
 from keras_branch_prune.channels.layouts import Block, Kept, Layout, Layouts, Segment
 from keras_branch_prune.channels.tracker import ChannelRun, ChannelTracker
 
@@ -20,9 +14,6 @@ __all__ = [
     "Layout",
     "Layouts",
     "Segment",
-    "expand_bias",
-    "expand_kernel",
-    "reduce_bias",
-    "reduce_kernel",
+    "multiply_weights",
     "side_by_side",
 ]

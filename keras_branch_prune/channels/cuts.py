@@ -1,4 +1,4 @@
-"""Layouts joined, and the cuts that make several of them alike."""
+"""Joins layouts side by side, and finds the cuts that give several the same structure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from keras_branch_prune.channels.layouts import Block, Layout, Segment
 def side_by_side(axis: int, layouts: Sequence[Layout]) -> Layout:
     """Returns the layout of tensors concatenated along their channel axis.
 
-    Neighbouring blocks of one position become one block, so that an expand map can mix them.
+    Neighbouring blocks of one position become one block, so that one matrix of an expand map mixes
+    all their channels. Blocks of several positions (a flattened tensor) stay apart.
     """
     blocks: list[Block] = []
     for block in (block for layout in layouts for block in layout.blocks):
@@ -28,10 +29,12 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
         layouts: Layouts of tensors of the same number of channels.
 
     Returns:
-        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: the blocks have
-        different positions, or channels repeat differently or hold others.
+        Pairs `(group, channels before the cut)`: for one group of 6 channels, and two of 4 and 2
+        side by side, `[(the first, 4)]`. `None` if no cuts do it: the blocks differ in positions or
+        size, channels repeat differently, or some are attention heads.
     """
     shapes = {tuple((b.positions, b.channels) for b in layout.blocks) for layout in layouts}
+    # A projection produces its heads as one segment, so that cuts of it would never be made.
     nested = any(segment.inner for layout in layouts for segment in layout.segments())
     if len(shapes) > 1 or nested:
         return None
@@ -42,10 +45,9 @@ def wanted_cuts(layouts: Sequence[Layout]) -> list[tuple[str, int]] | None:
         repeats = {tuple(segment.repeat for segment, _ in block) for block in pieces}
         if len(repeats) > 1:
             return None
-        # As channels repeat alike, no end lies between the copies of one.
-        for segment, end in itertools.chain(*pieces):
-            if end < segment.size:
-                cuts.append((segment.group, end // segment.repeat))
+        # As channels repeat equally often, no end lies between the copies of one.
+        parted = itertools.chain(*pieces)
+        cuts += [(s.group, end // s.repeat) for s, end in parted if end < s.size]
     return cuts
 
 
@@ -57,13 +59,14 @@ def cuts_at(layout: Layout, offsets: Sequence[int]) -> list[tuple[str, int]] | N
         offsets: Numbers of channels, ascending.
 
     Returns:
-        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: channels stand at
-        several positions, or an offset parts the copies of one or the channels in it.
+        Pairs `(group, channels before the cut)`, or `None` if no cuts do it: the tensor is
+        flattened, or an offset lies between the copies of a channel or inside an attention head.
     """
     block, *others = layout.blocks
     if others or block.positions > 1:
         return None
     pieces = [(segment, end) for segment, end in _pieces(block, offsets) if end < segment.size]
+    # For the heads see `wanted_cuts`.
     if any(segment.inner or end % segment.repeat for segment, end in pieces):
         return None
     return [(segment.group, end // segment.repeat) for segment, end in pieces]

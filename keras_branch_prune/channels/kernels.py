@@ -1,8 +1,9 @@
-"""Arithmetic of linear layers as data: multiplying channel maps into their kernels."""
+"""Multiplies channel maps into the kernels of linear layers."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from keras_branch_prune.graph import Deferred, Unit, as_array
 
 @dataclasses.dataclass(frozen=True)
 class ChannelMatrices:
-    """The weights of a `ChannelMap`, arrays or not yet: `(positions, kernel)` per block, a bias.
+    """The weights of a `ChannelMap`: one `(positions, matrix)` per block, and perhaps a bias.
 
-    The kernel of a block is a matrix `(channels before, channels after)`; of a diagonal one it is
-    the diagonal, `(channels,)`.
+    A matrix is `(channels before, channels after)`, or only its diagonal, `(channels,)`; the bias
+    has one entry per channel after the map. Both are arrays, variables or `Deferred`.
     """
 
     blocks: tuple[tuple[int, Any], ...]
@@ -35,8 +36,8 @@ class ChannelMatrices:
         """Returns the map that multiplies every channel and adds to it; all `(channels,)`."""
         return cls(((1, scale),), bias)
 
-    def repeated(self, times: int) -> ChannelMatrices:
-        """Returns the diagonal map of channels that each stand several times in a row."""
+    def repeat(self, times: int) -> ChannelMatrices:
+        """Returns the diagonal map with every entry repeated in place, as a multiplier does."""
         ((_, scale),) = self.blocks
         bias = None if self.bias is None else np.repeat(self.bias, times)
         return ChannelMatrices.diagonal(np.repeat(scale, times), bias)
@@ -48,14 +49,15 @@ class ChannelMatrices:
         outputs = sum(positions * matrix.shape[-1] for positions, matrix in self.blocks)
         return inputs, outputs
 
-    def transposed(self) -> ChannelMatrices:
-        """Returns the map the other way, by the same matrices and without a bias."""
-        return ChannelMatrices(tuple((p, _transposed(matrix)) for p, matrix in self.blocks))
+    def transpose(self) -> ChannelMatrices:
+        """Returns the map with every matrix transposed, without a bias."""
+        return ChannelMatrices(tuple((p, _transpose(matrix)) for p, matrix in self.blocks))
 
     def dense(self) -> np.ndarray:
-        """Returns the whole map as one matrix `(inputs, outputs)`, float64; block-diagonal."""
+        """Returns the map as one block-diagonal matrix `(inputs, outputs)`, float64."""
         whole, row, column = np.zeros(self.shape), 0, 0
         for positions, matrix in self.blocks:
+            # Only grouped convolutions ask, and the channels that they read are not flattened.
             assert positions == 1
             height, width = matrix.shape[0], matrix.shape[-1]
             block = as_array(matrix)
@@ -65,87 +67,114 @@ class ChannelMatrices:
         return whole
 
     def part(self, inputs: slice, outputs: slice) -> np.ndarray:
-        """Returns the map of a run of channels to another, float64; a diagonal stays one."""
+        """Returns the map from a run of channels to another, float64; a diagonal stays one."""
+        # As a matrix, a diagonal map of C channels would have C² entries.
         (_, matrix), *others = self.blocks
         if not others and len(matrix.shape) == 1 and inputs == outputs:
             return as_array(matrix)[inputs]
         return self.dense()[inputs, outputs]
 
 
-def _transposed(matrix: Any) -> Deferred:
+def _transpose(matrix: Any) -> Deferred:
     return Deferred(matrix.shape[::-1], lambda: as_array(matrix).T)
 
 
-def expand_kernel(
-    kernel: np.ndarray, axis: int, expand: ChannelMatrices | None, conv_groups: int = 1
-) -> np.ndarray:
-    """Returns `kernel ∘ expand`: the kernel of a layer that reads the narrow channels.
+def multiply_weights(
+    weights: Sequence[Any],
+    axes: tuple[int, int],
+    expand: ChannelMatrices | None,
+    reduce: ChannelMatrices | None,
+    conv_groups: int = 1,
+) -> tuple[Deferred, ...]:
+    """Returns the weights of `reduce ∘ layer ∘ expand`, multiplied when they are asked for.
+
+    All products are in float64 and rounded once to the dtype of the weights.
 
     Args:
-        kernel: Float64 kernel; the last axis is that of the output channels if `conv_groups` > 1.
-        axis: Axis of the input channels.
+        weights: Kernel and perhaps bias of the layer, `(output channels, 1, 1, …)`.
+        axes: Axes of the input and the output channels in the kernel.
         expand: The map k → C before the layer, or `None`.
+        reduce: The map C → k behind it, or `None`.
         conv_groups: Groups of a convolution, of which each reads its share of the input channels.
     """
+    kernel, *biases = weights
+    shape = list(kernel.shape)
+    if expand is not None:
+        shape[axes[0]] = expand.shape[0] // conv_groups
+    if reduce is not None:
+        shape[axes[1]] = reduce.shape[1]
+
+    def multiply_kernel() -> np.ndarray:
+        array = as_array(kernel)
+        product = _expand_kernel(array.astype(np.float64), axes[0], expand, conv_groups)
+        return _reduce_kernel(product, axes[1], reduce).astype(array.dtype)
+
+    def multiply_bias(bias: Any, bias_shape: tuple[int, ...]) -> np.ndarray:
+        array = as_array(bias)
+        flat = _expand_bias(array.astype(np.float64).ravel(), kernel, axes, expand, conv_groups)
+        return _reduce_bias(flat, reduce).reshape(bias_shape).astype(array.dtype)
+
+    products = [Deferred(tuple(shape), multiply_kernel)]
+    for bias in biases:
+        bias_shape = (shape[axes[1]], *bias.shape[1:])
+        products.append(Deferred(bias_shape, functools.partial(multiply_bias, bias, bias_shape)))
+    return tuple(products)
+
+
+def _expand_kernel(
+    kernel: np.ndarray, axis: int, expand: ChannelMatrices | None, conv_groups: int
+) -> np.ndarray:
+    """Returns `kernel ∘ expand`, float64: the kernel of a layer that reads the narrow channels."""
     if expand is None:
         return kernel
     if conv_groups == 1:
-        return _mapped(kernel, axis, [(p, as_array(matrix).T) for p, matrix in expand.blocks])
+        return _map_axis(kernel, axis, expand.transpose().blocks)
     narrow, channels = (size // conv_groups for size in expand.shape)
     parts = []
+    # Keras' grouped kernels are (…, inputs per group, outputs of all groups, one after another).
     for group, part in enumerate(np.split(kernel, conv_groups, axis=-1)):
         inputs = slice(group * narrow, (group + 1) * narrow)
         outputs = slice(group * channels, (group + 1) * channels)
-        parts.append(_mapped(part, axis, [(1, expand.part(inputs, outputs).T)]))
+        parts.append(_map_axis(part, axis, [(1, expand.part(inputs, outputs).T)]))
     return np.concatenate(parts, axis=-1)
 
 
-def expand_bias(
+def _expand_bias(
     bias: np.ndarray,
     kernel: Any,
     axes: tuple[int, int],
     expand: ChannelMatrices | None,
-    conv_groups: int = 1,
+    conv_groups: int,
 ) -> np.ndarray:
-    """Returns the bias of `layer ∘ expand`, float64: the kernel's sum over the bias of `expand`.
+    """Returns the bias of `layer ∘ expand`, float64: what the layer makes of the bias of `expand`.
 
-    Args:
-        bias: Float64 bias of the layer, `(output channels,)`.
-        kernel: Its kernel, an array or not yet; the layer adds no zeros to its input.
-        axes: Axes of the input and the output channels in the kernel.
-        expand: The map k → C before the layer, or `None`.
-        conv_groups: Groups of a convolution, as for `expand_kernel`.
+    This is right only where the layer adds no zeros to its input.
     """
     if expand is None or expand.bias is None:
         return bias
     shift = ChannelMatrices.diagonal(as_array(expand.bias))
-    products = expand_kernel(as_array(kernel).astype(np.float64), axes[0], shift, conv_groups)
+    products = _expand_kernel(as_array(kernel).astype(np.float64), axes[0], shift, conv_groups)
     products = np.moveaxis(products, axes[1], -1)
     return bias + products.sum(axis=tuple(range(products.ndim - 1)))
 
 
-def reduce_kernel(kernel: np.ndarray, axis: int, reduce: ChannelMatrices | None) -> np.ndarray:
+def _reduce_kernel(kernel: np.ndarray, axis: int, reduce: ChannelMatrices | None) -> np.ndarray:
     """Returns `reduce ∘ kernel`, float64; `axis` is that of the output channels."""
-    if reduce is None:
-        return kernel
-    return _mapped(kernel, axis, reduce.blocks)
+    return kernel if reduce is None else _map_axis(kernel, axis, reduce.blocks)
 
 
-def reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
-    """Returns the bias behind the map, float64."""
+def _reduce_bias(bias: np.ndarray, reduce: ChannelMatrices | None) -> np.ndarray:
+    """Returns the bias of `reduce ∘ layer`, float64."""
     if reduce is None:
         return bias
-    return _mapped(bias, 0, reduce.blocks) + (0.0 if reduce.bias is None else as_array(reduce.bias))
+    product = _map_axis(bias, 0, reduce.blocks)
+    return product + (0.0 if reduce.bias is None else as_array(reduce.bias))
 
 
-def _mapped(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> np.ndarray:
-    """Returns the array with one axis mapped, block by block and position by position.
+def _map_axis(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> np.ndarray:
+    """Maps one axis of a float64 array, block by block and position by position.
 
-    Args:
-        array: Float64 array.
-        axis: The axis.
-        blocks: Positions of every block, and its matrix `(channels before, channels after)` or
-            diagonal `(channels,)`.
+    The blocks are those of `ChannelMatrices`; all positions of a block share its matrix.
     """
     rows = np.moveaxis(array, axis, -1)
     *others, _ = rows.shape
@@ -156,7 +185,7 @@ def _mapped(array: np.ndarray, axis: int, blocks: Sequence[tuple[int, Any]]) -> 
         if matrix.ndim == 1:
             parts.append(part * np.tile(matrix, positions))
         else:
-            # As two axes: of (…, 1, channels) NumPy would make one product per row.
+            # With two axes: of (…, 1, channels) NumPy would compute one product per row.
             product = part.reshape(-1, len(matrix)) @ matrix
             parts.append(product.reshape(*others, positions * matrix.shape[1]))
         start = end

@@ -54,14 +54,16 @@ Kept = Mapping[str, Sequence[int] | np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """The channels of one group.
+    """The channels of one group, next to each other along an axis.
 
     Args:
         group: Name of the group.
         channels: Number of its channels.
-        repeat: How often each of them stands (depthwise multipliers).
-        inner: What stands in the place of each of them instead: the channels of another group
-            (attention heads, which consist of value channels).
+        repeat: Indices along the axis per channel: a depth multiplier of 3 puts 3 copies of each
+            channel side by side.
+        inner: For attention heads, the value channels that each head consists of. A segment of 4
+            heads with an inner segment of 16 channels has 4 · 16 = 64 indices along the axis: head
+            0 has the first 16.
     """
 
     group: str
@@ -75,13 +77,17 @@ class Segment:
         return self.channels * (self.inner.size if self.inner else self.repeat)
 
     def kept_indices(self, kept: Kept) -> np.ndarray:
-        """Returns the indices of the channels that stay, counted within the segment."""
+        """Returns the indices along the axis that stay, counted within the segment."""
         indices = np.asarray(kept.get(self.group, range(self.channels)), dtype=np.int64)
         within = self.inner.kept_indices(kept) if self.inner else np.arange(self.repeat)
         return (indices[:, None] * (self.size // self.channels) + within).ravel()
 
     def columns(self, group: str) -> np.ndarray:
-        """Returns where the channels of a group stand in the segment, `(copies, channels)`."""
+        """Returns where the channels of a group are in the segment, `(copies, channels)`.
+
+        Where 4 heads have 16 value channels each, the heads have 16 copies, `(16, 4)`, and the
+        value channels 4, one per head, `(4, 16)`.
+        """
         places = np.arange(self.size).reshape(self.channels, -1)
         if self.group == group:
             return places.T
@@ -94,7 +100,7 @@ class Segment:
         return len(kept.get(self.group, range(self.channels)))
 
     def kept_size(self, kept: Kept) -> int:
-        """Returns the length along the channel axis of what stays."""
+        """Returns the length along the channel axis after pruning."""
         return self.width(kept) * (self.inner.kept_size(kept) if self.inner else self.repeat)
 
     def is_narrowed(self, kept: Kept) -> bool:
@@ -103,22 +109,25 @@ class Segment:
         return inside or self.width(kept) < self.channels
 
     def structure(self) -> tuple:
-        """Returns the sizes without the groups."""
+        """Returns the sizes without the names of the groups."""
         return (self.channels, self.repeat, *(self.inner.structure() if self.inner else ()))
 
-    def relabelled(self, names: Mapping[str, str]) -> Segment:
+    def relabel(self, names: Mapping[str, str]) -> Segment:
         """Returns the segment with its groups renamed."""
-        inner = self.inner and self.inner.relabelled(names)
+        inner = self.inner and self.inner.relabel(names)
         return dataclasses.replace(self, group=names[self.group], inner=inner)
 
     def groups(self) -> set[str]:
-        """Returns the names of its groups."""
+        """Returns the names of its group and of the inner one."""
         return {self.group} | (self.inner.groups() if self.inner else set())
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Segments side by side, repeated for a number of positions (more than 1 after `Flatten`)."""
+    """Segments side by side, again for each of some positions (more than 1 after `Flatten`).
+
+    Of 2 × 2 positions with 6 channels, flattened, index 6 is channel 0 at the second position.
+    """
 
     positions: int
     segments: tuple[Segment, ...]
@@ -129,13 +138,13 @@ class Block:
         return sum(segment.size for segment in self.segments)
 
     def kept_indices(self, kept: Kept) -> np.ndarray:
-        """Returns the indices of the channels that stay at one position."""
+        """Returns the indices that stay, counted within one position."""
         starts = [0, *self.ends()]
         pairs = zip(self.segments, starts, strict=False)
         return np.concatenate([s.kept_indices(kept) + start for s, start in pairs])
 
     def ends(self) -> list[int]:
-        """Returns where the segments end, counted in channels of one position."""
+        """Returns where the segments end, counted within one position."""
         return list(itertools.accumulate(segment.size for segment in self.segments))
 
 
@@ -161,46 +170,45 @@ class Layout:
         return set().union(*(segment.groups() for segment in self.segments()))
 
     def columns(self, group: str) -> np.ndarray:
-        """Returns where the channels of a group stand along the axis, `(copies, channels)`.
+        """Returns where the channels of a group are along the axis, `(copies, channels)`.
 
-        A channel stands there several times at several positions, or if a layer repeats it.
+        A channel has several copies if there are several positions, a depth multiplier repeats it,
+        or the group is concatenated with itself.
         """
-        found, start = [], 0
-        for block in self.blocks:
-            offsets = start + block.channels * np.arange(block.positions)
+        found = []
+        for block, starts in self._placed_blocks():
             for segment, end in zip(block.segments, block.ends(), strict=True):
                 if group in segment.groups():
                     columns = segment.columns(group) + end - segment.size
-                    found.append((offsets[:, None, None] + columns).reshape(-1, columns.shape[1]))
-            start += block.positions * block.channels
+                    found.append((starts[:, None, None] + columns).reshape(-1, columns.shape[1]))
         return np.concatenate(found)
 
     def structure(self) -> tuple:
-        """Returns the sizes without the groups: two tensors can be tied if these are equal."""
+        """Returns the sizes without the names: two tensors can be tied if these are equal."""
         return tuple((b.positions, *(s.structure() for s in b.segments)) for b in self.blocks)
 
-    def relabelled(self, names: Mapping[str, str]) -> Layout:
+    def relabel(self, names: Mapping[str, str]) -> Layout:
         """Returns the layout with every group renamed."""
-        return self._map(lambda s: s.relabelled(names))
+        return self._map_segments(lambda s: s.relabel(names))
 
-    def repeated(self, times: int) -> Layout:
+    def repeat(self, times: int) -> Layout:
         """Returns the layout with every channel repeated in place."""
-        return self._map(lambda s: dataclasses.replace(s, repeat=s.repeat * times))
+        return self._map_segments(lambda s: dataclasses.replace(s, repeat=s.repeat * times))
 
     def single_segment(self) -> Segment | None:
-        """Returns the segment if there is but one, of one position, and no channel repeats."""
-        segments = list(self.segments())
-        plain = len(segments) == 1 and self.blocks[0].positions == segments[0].repeat == 1
-        return segments[0] if plain and segments[0].inner is None else None
+        """Returns the only segment if each of its channels is exactly one index, else `None`."""
+        segment = next(self.segments())
+        plain = Layout.of_group(self.axis, segment.group, segment.channels)
+        return segment if self == plain else None
 
     def part(self, start: int, stop: int) -> Layout:
-        """Returns the layout of the segments between two of their ends, all of one position."""
+        """Returns the layout of some segments; `start` and `stop` must be ends of segments."""
         (block,) = self.blocks
         pairs = zip(block.segments, block.ends(), strict=True)
         segments = tuple(segment for segment, end in pairs if start < end <= stop)
         return Layout(self.axis, (Block(1, segments),))
 
-    def _map(self, change: Callable[[Segment], Segment]) -> Layout:
+    def _map_segments(self, change: Callable[[Segment], Segment]) -> Layout:
         blocks = (Block(b.positions, tuple(map(change, b.segments))) for b in self.blocks)
         return Layout(self.axis, tuple(blocks))
 
@@ -210,27 +218,30 @@ class Layout:
 
     def kept_indices(self, kept: Kept) -> np.ndarray:
         """Returns the indices along the channel axis that stay."""
-        parts, start = [], 0
+        pairs = self._placed_blocks()
+        return np.concatenate([(s[:, None] + b.kept_indices(kept)).ravel() for b, s in pairs])
+
+    def _placed_blocks(self) -> Iterator[tuple[Block, np.ndarray]]:
+        """Yields every block, and where along the axis each of its positions starts."""
+        start = 0
         for block in self.blocks:
-            offsets = start + block.channels * np.arange(block.positions)
-            parts.append((offsets[:, None] + block.kept_indices(kept)[None, :]).ravel())
+            yield block, start + block.channels * np.arange(block.positions)
             start += block.positions * block.channels
-        return np.concatenate(parts)
 
     def width(self, kept: Kept) -> int:
         """Returns the number of indices along the channel axis that stay."""
         return sum(b.positions * sum(s.kept_size(kept) for s in b.segments) for b in self.blocks)
 
     def expand_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
-        """Returns the map that puts the channels that stay to their places, and 0 to all others.
+        """Returns the map k → C that puts every kept channel where it was, and 0 elsewhere.
 
         Args:
             kept: The channels that stay.
-            conv_groups: Number of runs of channels that the map must not mix, each a block of its
-                own; more than 1 only for a single segment.
+            conv_groups: Number of equal runs of channels that the map must not mix, each a block of
+                its own; more than 1 only for a single segment.
 
         Returns:
-            Matrices `(k, channels)`, which are not made before they are asked for.
+            Matrices `(k, C)` per block, deferred.
         """
         if conv_groups == 1:
             blocks = [(b.positions, _rows(b.kept_indices(kept), b.channels)) for b in self.blocks]
@@ -242,8 +253,8 @@ class Layout:
         return ChannelMatrices(tuple(blocks))
 
     def reduce_map(self, kept: Kept, conv_groups: int = 1) -> ChannelMatrices:
-        """Returns the map that takes the channels that stay, the transpose of `expand_map`."""
-        return self.expand_map(kept, conv_groups).transposed()
+        """Returns the map C → k that selects the kept channels, the transpose of `expand_map`."""
+        return self.expand_map(kept, conv_groups).transpose()
 
 
 Layouts = Sequence[Layout | None]

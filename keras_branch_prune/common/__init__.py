@@ -1,14 +1,14 @@
 """What every other folder needs: checks of arguments, the backend, disjoint sets, tables."""
 
 from keras_branch_prune.common.arguments import (
-    check_share,
-    number_up_to,
     require,
     require_bool,
     require_choice,
     require_integer,
     require_number,
+    require_number_up_to,
     require_positive,
+    require_share,
 )
 from keras_branch_prune.common.backend import require_tensorflow
 from keras_branch_prune.common.disjoint_sets import DisjointSets
@@ -31,12 +31,10 @@ from keras_branch_prune.common.tables import format_table
 __all__ = [
     "DisjointSets",
     "application_layer",
-    "check_share",
     "format_table",
     "input_structure",
     "mask_of",
     "nodes_in_order",
-    "number_up_to",
     "object_sharing_scope",
     "operation_of",
     "output_index",
@@ -47,7 +45,9 @@ __all__ = [
     "require_choice",
     "require_integer",
     "require_number",
+    "require_number_up_to",
     "require_positive",
+    "require_share",
     "require_tensorflow",
     "safe_mode_scope",
     "scoped_objects",

@@ -30,13 +30,13 @@ def require_positive(name: str, value: Any) -> float:
     return require_number(name, value, lambda x: 0 < x < math.inf, "a positive number")
 
 
-def number_up_to(name: str, value: Any, at_most: float) -> float:
+def require_number_up_to(name: str, value: Any, at_most: float) -> float:
     """Returns `value` as a float, or raises unless it is in [0, at_most]."""
     expected = f"a number in [0, {at_most:g}]"
     return require_number(name, value, lambda x: 0 <= x <= at_most, expected)
 
 
-def check_share(name: str, value: Any) -> float:
+def require_share(name: str, value: Any) -> float:
     """Returns `value` as a float, or raises unless it is in (0, 1)."""
     return require_number(name, value, lambda x: 0 < x < 1, "a number in (0, 1)")
 

@@ -9,6 +9,7 @@ class DisjointSets:
     """Disjoint sets; the item of a set that was added first represents it.
 
     Example:
+        >>> from keras_branch_prune.common import DisjointSets
         >>> sets = DisjointSets()
         >>> for item in "abc":
         ...     sets.add(item)

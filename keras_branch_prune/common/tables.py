@@ -16,6 +16,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ValueError: If a row has more or fewer cells than the header.
 
     Example:
+        >>> from keras_branch_prune.common import format_table
         >>> print(format_table(("group", "channels"), [("conv1", "64")]))
         group  channels
         -----  --------

@@ -66,7 +66,7 @@ def check_data(name: str, data: Any) -> None:
         raise ValueError(f"`{name}` must be a dataset that ends. Received: an infinite one")
 
 
-def first_samples(dataset: Any, count: int) -> Any:
+def read_first_samples(dataset: Any, count: int) -> Any:
     """Returns the first `count` samples of a dataset as arrays: `(inputs, targets)`.
 
     Without targets it is `(inputs,)`; if the dataset is shorter, all of its samples are returned.

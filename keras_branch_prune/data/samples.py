@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from keras_branch_prune.data.batches import Batch
+from keras_branch_prune.data.calibration import Batch
 from keras_branch_prune.data.spool import Spool
 
 

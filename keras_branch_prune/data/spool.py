@@ -11,7 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
-from keras_branch_prune.common import number_up_to
+from keras_branch_prune.common import require_number_up_to
 
 _MIB = 2**20
 
@@ -41,7 +41,7 @@ class Spool:
     """
 
     def __init__(self, memory_mib: float = 256):
-        self._limit = number_up_to("memory_mib", memory_mib, at_most=math.inf) * _MIB
+        self._limit = require_number_up_to("memory_mib", memory_mib, at_most=math.inf) * _MIB
         self._held = 0
         self._batches: dict[Hashable, list[np.ndarray | _File]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="calibration-")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,18 @@ class Format:
     Args:
         title: What messages call the format, such as "ONNX".
         noun: What messages call a model in it, such as "an `.onnx` file".
-        runtime: What runs it: a key of `runtimes.RUNTIMES`.
-        export: Writes a model to a path without verifying it. Its third argument is all models that
-            `benchmark` compares, this one too: what depends on their size must be alike for all.
-        load: Reads a model that it is given the path of; `None` if a model cannot be read back.
+        runtime: What runs it: a key of `runtimes.table.RUNTIMES`.
+        export: Writes a model to a path without verifying it. The third argument is the list of all
+            models that `benchmark` compares, this one among them: a choice that depends on size,
+            such as that between constants and variables, must be the same for all of them.
+        load: Reads a Keras model from a path; `None` if the format does not allow it.
         suffix: What the name of the file ends in; "" for a folder.
-        marker: The file that shows that a folder is such a model; "" for a file.
-        devices: What the runtime runs it on, of "cpu" and "gpu".
+        marker: The file by which a folder is known as such a model; "" for a file.
+        devices: The devices that the runtime supports, of "cpu" and "gpu".
         extra: The extra of this package that installs the modules below.
-        converter_modules: The modules that write it.
-        runtime_modules: The modules that run it.
-        tolerances: The bar of the verification by the value of `quantize`.
+        converter_modules: The modules that writing a model needs.
+        runtime_modules: The modules that running a model needs.
+        tolerances: The tolerance of the verification, by the value of `quantize`.
     """
 
     title: str
@@ -58,17 +58,17 @@ class Format:
     tolerances: Mapping[str | None, float] = dataclasses.field(default_factory=lambda: {None: 0.0})
 
     def recognises(self, path: Path) -> bool:
-        """Returns whether a model in this format is at the path, as far as names tell."""
+        """Returns whether a model in this format is at the path, judged by names only."""
         if self.marker:
             return (path / self.marker).is_file()
         return path.suffix == self.suffix and path.is_file()
 
     def target(self, path: str | os.PathLike[str]) -> Path:
-        """Returns the path of a model to write.
+        """Returns the path of a model to write, checked.
 
         Raises:
-            ValueError: If its suffix is another.
-            FileExistsError: If what is there now is no model in this format.
+            ValueError: If it has another suffix than the format.
+            FileExistsError: If there is something else there than a model in this format.
         """
         target = Path(path)
         if self.marker:
@@ -89,7 +89,7 @@ class Format:
             )
 
     def require_modules(self, what: str, *, write: bool, run: bool) -> None:
-        """Raises unless the modules are there that a task needs.
+        """Raises unless the modules that a task needs are installed.
 
         Args:
             what: The task, as the subject of the message.
@@ -132,13 +132,13 @@ def export_converted(
     verify: bool,
     quantize: str | None = None,
 ) -> Path:
-    """Converts a model and verifies the result, which takes its place only then.
+    """Converts a model and verifies the result, which is moved to `path` only after that.
 
     Args:
         model: A built functional or Sequential model.
-        path: Where to.
+        path: The file or folder to write.
         format: The format.
-        convert: Called with the model in inference form and where to write.
+        convert: Writes the model, given in inference form, to a path.
         verify: Whether to compare the result, run in a fresh process, with the model.
         quantize: A key of `format.tolerances`.
 
@@ -158,32 +158,27 @@ def export_converted(
         raise ValueError(f"`quantize` must be one of {options}. Received: quantize={quantize!r}")
     require_tensorflow(f"The export to {format.title}")
     format.require_modules(f"The export to {format.title}", write=True, run=verify)
-    source = _converter_input(inference_form(model))
+    source = _make_converter_input(inference_form(model))
     with atomic_write(target) as temporary:
-        with _report_as_export_error(model.name, format.title):
+        try:
             convert(source, temporary)
+        # Converters raise anything, from KeyError to classes of their own.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+            raise ExportError(
+                f"'{model.name}' could not be converted to {format.title}; nothing was written. "
+                f"{reason}"
+            ) from error
         if verify:
             tolerance = format.tolerances[quantize]
             verify_reloaded(model, source.names, temporary, format.runtime, tolerance)
     return target
 
 
-def _converter_input(form: keras.Model) -> ConverterInput:
+def _make_converter_input(form: keras.Model) -> ConverterInput:
     names = serving_names(form)
     # Most formats do not allow an output to have the name of an input.
     taken = set(names.inputs)
     names = SignatureNames(names.inputs, [unique_name(name, taken) for name in names.outputs])
     function, variables = serving_function(form, names, freeze=False, portable=True)
     return ConverterInput(function, variables or [], names)
-
-
-@contextmanager
-def _report_as_export_error(model: str, title: str) -> Iterator[None]:
-    """Turns whatever a converter raises into an ExportError."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-        raise ExportError(
-            f"'{model}' could not be converted to {title}; nothing was written. {reason}"
-        ) from error

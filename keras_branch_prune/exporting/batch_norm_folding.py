@@ -25,17 +25,17 @@ from keras_branch_prune.rules import Folding, rule_for
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Returns a model that predicts the same with fewer BatchNormalization layers.
 
-    At inference BatchNormalization is a map a·x + b per channel. It is taken in by its neighbours,
-    in float64 and rounded once:
+    At inference BatchNormalization is a map a·x + b per channel, with a = γ / √(σ² + ε) and
+    b = β − a·μ. It is multiplied into a neighbour, in float64 and rounded once:
 
-    * by the linear layer before it (Dense, EinsumDense, convolution, transposed, depthwise or
+    * into the linear layer before it (Dense, EinsumDense, convolution, transposed, depthwise or
       separable convolution, without activation; or one that `register_rule` knows), if nothing
       else reads that layer;
-    * else by the linear layers after it, if all its readers are such and take in the map exactly.
-      Dense, EinsumDense and a convolution without padding do. Zeros that a convolution with padding
-      "same" or "causal" adds are not mapped, and a transposed convolution does not add up equally
-      many values everywhere: those take in a map with b = 0 only, or any map if their kernel is a
-      single pixel (and a transposed one has no strides).
+    * else into the linear layers after it, if all its readers are linear and the result is exact.
+      It is for Dense, EinsumDense and a convolution without padding. The zeros that a convolution
+      with padding "same" or "causal" adds would have to be b, and a transposed convolution adds up
+      more values at some positions than at others: those fold only a map with b = 0, or any map if
+      their kernel is a single pixel (and a transposed one has no strides).
 
     The linear layer needs the same channel axis and dtype. Layers that are used several times and
     BatchNormalization called with `training=True` stay; so do Dropout and all else. Separable
@@ -44,11 +44,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Example:
         >>> inputs = keras.Input((8, 8, 3))
-        >>> x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs))
-        >>> [layer.name for layer in fold_batch_norm(keras.Model(inputs, x)).layers[1:]]
-        ['batch_normalization']
-        >>> type(fold_batch_norm(keras.Model(inputs, x)).layers[1]).__name__
-        'Conv2D'
+        >>> x = keras.layers.Conv2D(4, 3)(inputs)
+        >>> x = keras.layers.BatchNormalization(name="scores")(x)
+        >>> folded = keras_branch_prune.fold_batch_norm(keras.Model(inputs, x))
+        >>> [(layer.name, type(layer).__name__) for layer in folded.layers[1:]]
+        [('scores', 'Conv2D')]
 
     Args:
         model: A built functional or Sequential model, nested models allowed. It is not changed.
@@ -60,17 +60,19 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         TypeError: If `model` is not a Keras model.
         ValueError: If it is not built, has no functional graph, or contains a quantized layer.
     """
-    return build_model(fold_batch_normalization(fuse_attention(canonical(model))))
+    return build_model(fold_norms(fuse_attention(canonical(model))))
 
 
-def fold_batch_normalization(graph: Graph) -> Graph:
+def fold_norms(graph: Graph) -> Graph:
     """Returns the graph with every BatchNormalization that allows it folded."""
-    return _fold_into_readers(_fold_into_producers(graph))
+    # Backwards first: there the fold is exact whatever the padding.
+    return _fold_forwards(_fold_backwards(graph))
 
 
-def _fold_into_producers(graph: Graph) -> Graph:
+def _fold_backwards(graph: Graph) -> Graph:
+    """Folds every BatchNormalization that can be into the layer before it."""
     producer, readers = graph.producer(), graph.consumers()
-    heads, uses = set(graph.output_values), _uses(graph)
+    outputs, uses = set(graph.output_values), _count_uses(graph)
     folded: dict[Call, Call] = {}
     dropped: set[Call] = set()
     for call in graph.calls:
@@ -79,41 +81,42 @@ def _fold_into_producers(graph: Graph) -> Graph:
             continue
         value = call.inputs[0]
         used_once = uses[before.unit] == uses[call.unit] == 1
-        if not used_once or readers[value] != [call] or value in heads:
+        # The value before normalization is gone afterwards: nothing else may need it.
+        if not used_once or readers[value] != [call] or value in outputs:
             continue
-        whole = _into_producer(before, call, call.outputs[0] in heads)
-        if whole is not None:
-            folded[before] = whole
+        both = _fold_into_producer(before, call, call.outputs[0] in outputs)
+        if both is not None:
+            folded[before] = both
             dropped.add(call)
     calls = tuple(folded.get(call, call) for call in graph.calls if call not in dropped)
     return dataclasses.replace(graph, calls=calls)
 
 
-def _fold_into_readers(graph: Graph) -> Graph:
+def _fold_forwards(graph: Graph) -> Graph:
+    """Folds every BatchNormalization that can be into the layers after it."""
     # One at a time: of several in a row the last goes first, and then the one before it can.
-    while (found := _next_with_its_readers(graph)) is not None:
+    while (found := _find_foldable(graph)) is not None:
         norm, units = found
         graph = substitute(replace_units(graph, units), {norm.outputs[0]: norm.inputs[0]})
     return graph
 
 
-def _next_with_its_readers(graph: Graph) -> tuple[Call, dict[Unit, Unit]] | None:
-    """Returns a BatchNormalization that all its readers can take in, and what they become."""
-    readers, uses = graph.consumers(), _uses(graph)
-    heads = set(graph.output_values)
+def _find_foldable(graph: Graph) -> tuple[Call, dict[Unit, Unit]] | None:
+    """Returns a BatchNormalization that folds into all its readers, and what they become."""
+    readers, uses = graph.consumers(), _count_uses(graph)
     for call in filter(_is_fixed_norm, graph.calls):
         after = readers.get(call.outputs[0], [])
         used_once = all(uses[each.unit] == 1 for each in (call, *after))
-        if not after or not used_once or call.outputs[0] in heads:
+        if not after or not used_once or call.outputs[0] in graph.output_values:
             continue
-        folded = {reader.unit: _into_reader(call, reader) for reader in after}
-        units = {unit: whole for unit, whole in folded.items() if whole is not None}
+        folded = {reader.unit: _fold_into_reader(call, reader) for reader in after}
+        units = {unit: both for unit, both in folded.items() if both is not None}
         if len(units) == len(after):
             return call, units
     return None
 
 
-def _uses(graph: Graph) -> dict[Unit, int]:
+def _count_uses(graph: Graph) -> dict[Unit, int]:
     return collections.Counter(call.unit for call in graph.calls)
 
 
@@ -121,9 +124,10 @@ def _is_fixed_norm(call: Call) -> bool:
     return call.unit.cls is layers.BatchNormalization and not call.kwargs.get("training")
 
 
-def _into_producer(before: Call, norm: Call, is_output: bool) -> Call | None:
-    """Returns the call of both, if there is one; an output keeps the normalization's name."""
+def _fold_into_producer(before: Call, norm: Call, is_output: bool) -> Call | None:
+    """Returns one call that does both, if there is one; an output keeps its name."""
     rule = rule_for(before.unit)
+    # Of another dtype, BatchNormalization also casts.
     if not isinstance(rule, Folding) or before.outputs[0].dtype != norm.outputs[0].dtype:
         return None
     unit = rule.fold_output(before, _axis(norm), *_scale_and_shift(norm.unit))
@@ -133,8 +137,8 @@ def _into_producer(before: Call, norm: Call, is_output: bool) -> Call | None:
     return dataclasses.replace(before, unit=unit.replace(name=name), outputs=norm.outputs)
 
 
-def _into_reader(norm: Call, reader: Call) -> Unit | None:
-    """Returns the layer of `reader` that does both, if there is one."""
+def _fold_into_reader(norm: Call, reader: Call) -> Unit | None:
+    """Returns the reader's layer with the normalization in it, if there is one."""
     rule = rule_for(reader.unit)
     dtypes = {norm.inputs[0].dtype, norm.outputs[0].dtype, reader.outputs[0].dtype}
     if not isinstance(rule, Folding) or reader.inputs != norm.outputs or len(dtypes) > 1:
@@ -148,6 +152,7 @@ def _axis(norm: Call) -> int:
 
 def _scale_and_shift(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     """Returns a, b (float64) with `BatchNormalization(x) = a·x + b` at inference."""
+    # Keras' order is γ, β, mean, variance, where γ and β may be missing: read from the end.
     arrays = [array.astype(np.float64) for array in unit.arrays()]
     variance, mean = arrays.pop(), arrays.pop()
     beta = arrays.pop() if unit.config["center"] else 0.0

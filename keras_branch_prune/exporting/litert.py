@@ -39,7 +39,7 @@ def export_litert(
         >>> from ai_edge_litert.interpreter import Interpreter
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = export_litert(model, "scores.tflite")
+        >>> path = keras_branch_prune.export_litert(model, "scores.tflite")
         >>> run = Interpreter(str(path)).get_signature_runner("serving_default")
         >>> run(features=np.ones((3, 4), "float32"))["scores"].shape
         (3, 2)
@@ -49,9 +49,9 @@ def export_litert(
         path: File to write; must end in `.tflite`.
         verify: Whether to run the file in a fresh process, at batch 1 and 3, and to compare it with
             `model`: max|difference| / max|output| must be ≤ 1e-5 per output.
-        quantize: How weights are stored. None: as they are. "float16": in half the size; the bar is
-            1e-2. "int8": those of 1,024 values or more in a quarter of the size ("dynamic range":
-            LiteRT may also round what they are multiplied with); the bar is 1e-1.
+        quantize: How weights are stored. None: as they are. "float16": in half the size, verified
+            to 1e-2. "int8": those of 1,024 values or more in a quarter of the size ("dynamic
+            range": LiteRT may also round what they are multiplied with), verified to 1e-1.
 
     Returns:
         The path of the file.

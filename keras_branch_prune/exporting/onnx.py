@@ -43,7 +43,8 @@ def export_onnx(
         >>> import onnxruntime
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> session = onnxruntime.InferenceSession(export_onnx(model, "scores.onnx"))
+        >>> path = keras_branch_prune.export_onnx(model, "scores.onnx")
+        >>> session = onnxruntime.InferenceSession(path)
         >>> session.run(["scores"], {"features": np.ones((3, 4), "float32")})[0].shape
         (3, 2)
 
@@ -54,9 +55,9 @@ def export_onnx(
             to compare it with `model`: max|difference| / max|output| must be ≤ 1e-5 per output
             (1e-2 for float16). The form of the file is checked in any case.
         quantize: How weights of 1,024 values or more are stored. None: as they are. "float16": in
-            half the size; the bar is 1e-2. "int8": in a quarter of the size, with a scale per
-            channel; the bar is 1e-1. What is computed with them stays in the model's dtype, and
-            takes as long: smaller files, not faster ones.
+            half the size, verified to 1e-2. "int8": in a quarter of the size, with a scale per
+            channel, verified to 1e-1. All are computed with in the model's dtype, so files become
+            smaller, but not faster.
 
     Returns:
         The path of the file.
@@ -76,7 +77,7 @@ def export_onnx(
 
         proto = _make_proto(source)
         store_weights(proto, quantize)
-        # Operations that tf2onnx cannot convert are left as they are, with no more than a message.
+        # tf2onnx only logs an operation that it cannot convert, and leaves it in the file.
         onnx.checker.check_model(proto)
         target.write_bytes(proto.SerializeToString())
 
@@ -89,21 +90,21 @@ def _make_proto(source: ConverterInput) -> Any:
 
     specs = source.function.structured_input_signature[1]
     proto, _ = tf2onnx.convert.from_function(
-        _positional_function(source),
+        _make_positional(source),
         input_signature=[specs[name] for name in source.names.inputs],
         custom_op_handlers={"Erfc": (_write_erfc, [])},
     )
     return proto
 
 
-def _positional_function(source: ConverterInput) -> Any:
+def _make_positional(source: ConverterInput) -> Any:
     """Returns the model as a function of its inputs in order, without variables."""
     run, names = freeze_function(source.function), source.names
 
     @tf.function(autograph=False)
     def serve(*tensors: Any) -> dict[str, Any]:
         by_name = dict(zip(names.inputs, tensors, strict=True))
-        # TensorFlow flattens dicts by key.
+        # `freeze_function` takes and returns tensors flat, and TensorFlow sorts dicts by key.
         results = run(*[by_name[name] for name in sorted(by_name)])
         return dict(zip(sorted(names.outputs), results, strict=True))
 

@@ -1,9 +1,9 @@
 """Stores the weights of an ONNX model in fewer bytes.
 
 Weights become constants of a smaller type, which the graph turns back into floating-point numbers:
-by a `Cast`, and for int8 a `Mul` with one scale per channel. ONNX Runtime works that out when it
-loads a model, which then computes with the rounded weights as fast as before. A `DequantizeLinear`
-would say the same, but is computed again at every call.
+by a `Cast`, and for int8 a `Mul` with one scale per channel. ONNX Runtime folds these constants as
+it loads a model, which then computes with the rounded weights as fast as before. It does not fold a
+`DequantizeLinear`, which means the same: that is computed again at every call.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 _LEAST_VALUES = 1024
-"""What is smaller stays as it is, as in LiteRT: the nodes would take what the values save."""
+"""Smaller weights stay, as in LiteRT: the nodes would take more bytes than the values save."""
 _LARGEST = 127
 
-_CHANNELS = {
+_CHANNEL_AXES = {
     ("Conv", 1): 0,
     ("ConvTranspose", 1): 1,
     ("Einsum", 1): -1,
@@ -31,7 +31,7 @@ _CHANNELS = {
     ("RNN", 1): 1,
     ("RNN", 2): 1,
 }
-"""The axis along which weights get scales of their own, by operation and number of the input."""
+"""The axis of the channels, each of which has a scale, by operation and index of the input."""
 
 
 def store_weights(proto: Any, quantize: str | None) -> None:
@@ -45,28 +45,28 @@ def store_weights(proto: Any, quantize: str | None) -> None:
         ValueError: If a weight is too large for float16.
     """
     graph = proto.graph
-    axes = _axes(graph)
+    axes = _channel_axes(graph)
     nodes: list[Any] = []
     for tensor in list(graph.initializer):
         if not _is_large(tensor):
             continue
         if quantize == "float16":
-            nodes += _halve(graph, tensor)
+            nodes += _store_as_float16(tensor)
         elif quantize == "int8" and tensor.name in axes:
-            nodes += _round(graph, tensor, axes[tensor.name])
-    # Nodes must come before those that take their results.
+            nodes += _store_as_int8(graph, tensor, axes[tensor.name])
+    # ONNX wants nodes in topological order: these before those that take their results.
     nodes += graph.node
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _axes(graph: Any) -> dict[str, int]:
-    """Returns the axes of the channels by the names of the weights."""
+def _channel_axes(graph: Any) -> dict[str, int]:
+    """Returns the axis of the channels by the name of the weight."""
     return {
-        name: _CHANNELS[node.op_type, index]
+        name: _CHANNEL_AXES[node.op_type, index]
         for node in graph.node
         for index, name in enumerate(node.input)
-        if (node.op_type, index) in _CHANNELS
+        if (node.op_type, index) in _CHANNEL_AXES
     }
 
 
@@ -77,8 +77,8 @@ def _is_large(tensor: Any) -> bool:
     return tensor.data_type in floats and int(np.prod(tensor.dims)) >= _LEAST_VALUES
 
 
-def _halve(graph: Any, tensor: Any) -> list[Any]:
-    """Stores a tensor as float16; returns the node that gives it its name and type again."""
+def _store_as_float16(tensor: Any) -> list[Any]:
+    """Stores a tensor as float16; returns the node that casts it back, under its old name."""
     import onnx
 
     values = onnx.numpy_helper.to_array(tensor)
@@ -91,15 +91,19 @@ def _halve(graph: Any, tensor: Any) -> list[Any]:
     return [onnx.helper.make_node("Cast", [stored], [name], to=dtype)]
 
 
-def _round(graph: Any, tensor: Any, axis: int) -> list[Any]:
-    """Stores a tensor as int8 and scales; returns the nodes that multiply them."""
+def _store_as_int8(graph: Any, tensor: Any, axis: int) -> list[Any]:
+    """Stores a tensor as int8 and scales; returns the nodes that multiply the two.
+
+    For a Dense kernel of shape `(64, 10)` the channels are axis 1 and the scales `(1, 10)`.
+    """
     import onnx
 
     values = onnx.numpy_helper.to_array(tensor)
     others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
     scales = np.abs(values).max(axis=others, keepdims=True) / _LARGEST
+    # A channel of zeros would divide by 0.
     scales[scales == 0] = 1
-    name, stored, scale = (tensor.name, f"{tensor.name}:int8", f"{tensor.name}:scale")
+    name, stored, scale = tensor.name, f"{tensor.name}:int8", f"{tensor.name}:scale"
     dtype, as_float = tensor.data_type, f"{stored}:float"
     rounded = np.rint(values / scales).astype(np.int8)
     tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, stored))

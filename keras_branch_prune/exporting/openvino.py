@@ -34,7 +34,7 @@ def export_openvino(
     existing OpenVINO model at `path` is replaced, and only by a complete one. A model that returns
     one of its inputs unchanged fails the verification.
 
-    On hardware with such units OpenVINO computes in bfloat16 or float16 by default; the
+    Where the hardware has units for bfloat16 or float16, OpenVINO computes in those by default; the
     verification asks for float32, as you can with `{"INFERENCE_PRECISION_HINT": "f32"}`. Importing
     OpenVINO reports its use to Intel unless you opted out (`opt_in_out --opt_out`).
 
@@ -42,7 +42,7 @@ def export_openvino(
         >>> import openvino
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> path = export_openvino(model, "scores-openvino")
+        >>> path = keras_branch_prune.export_openvino(model, "scores-openvino")
         >>> compiled = openvino.Core().compile_model(path / "model.xml", "CPU")
         >>> compiled({"features": np.ones((3, 4), "float32")})["scores"].shape
         (3, 2)
@@ -52,8 +52,8 @@ def export_openvino(
         path: Folder to write.
         verify: Whether to run the model in a fresh process, at batch 1 and 3, and to compare it
             with `model`: max|difference| / max|output| must be ≤ 1e-5 per output.
-        quantize: How weights are stored. None: as they are. "float16": in half the size; the bar is
-            1e-2.
+        quantize: How weights are stored. None: as they are. "float16": in half the size, verified
+            to 1e-2.
 
     Returns:
         The path of the folder.

@@ -34,10 +34,7 @@ FORMAT = Format(
 
 
 def export_saved_model(
-    model: keras.Model,
-    path: str | os.PathLike[str],
-    verify: bool = True,
-    freeze: bool = True,
+    model: keras.Model, path: str | os.PathLike[str], verify: bool = True, freeze: bool = True
 ) -> Path:
     """Writes a model as a TensorFlow SavedModel for inference; needs only TensorFlow to be used.
 
@@ -50,7 +47,8 @@ def export_saved_model(
     Example:
         >>> inputs = keras.Input((4,), name="features")
         >>> model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
-        >>> loaded = tf.saved_model.load(export_saved_model(model, "scores-model"))
+        >>> path = keras_branch_prune.export_saved_model(model, "scores-model")
+        >>> loaded = tf.saved_model.load(path)
         >>> loaded.signatures["serving_default"](features=tf.ones((3, 4)))["scores"].shape
         TensorShape([3, 2])
 
@@ -58,14 +56,15 @@ def export_saved_model(
         model: A built functional or Sequential model.
         path: Folder to write.
         verify: Whether to reload the result in a fresh process that imports TensorFlow only, and
-            to compare it with `model` on random inputs, at batch 1 and 3 (takes some seconds): the
-            bar is max|difference| / max|output| ≤ 1e-5 per output (1e-2 for float16, 1e-1 for
-            bfloat16). Where the model itself is further than that from float64, the bar is four
-            times as far, and 1e-3 at most; so it is for the other formats.
-        freeze: Whether the weights become constants of the graph, which TensorFlow prepares for the
-            hardware once. As variables they take a tenth of the RAM, but are prepared at every
-            call, which costs most at batch 1. Models with more than 256 MiB of weights or with
-            lookup tables keep variables in any case.
+            to compare it with `model` on random inputs, at batch 1 and 3 (takes some seconds):
+            max|difference| / max|output| must be ≤ 1e-5 per output (1e-2 for float16, 1e-1 for
+            bfloat16). A model whose own rounding error, its distance from the same model in
+            float64, is larger than that may be off by four times this error, up to 1e-3. The same
+            holds for the other formats.
+        freeze: Whether the weights become constants of the graph, whose kernels TensorFlow packs
+            for the hardware once. As variables they take a tenth of the RAM, but are packed at
+            every call, which costs most at batch 1. Models with more than 256 MiB of weights or
+            with lookup tables keep variables in any case.
 
     Returns:
         The path of the folder.
@@ -89,10 +88,11 @@ def export_saved_model(
 
 
 def _write(form: keras.Model, names: SignatureNames, folder: Path, freeze: bool) -> None:
-    """Writes a model in inference form as it is."""
+    """Writes a model in inference form, without verifying it."""
     module = tf.Module()
     signature, variables = serving_function(form, names, freeze)
     if variables is not None:
+        # TensorFlow saves only what it reaches from the module, lookup tables too.
         module.model_variables = variables
         module.tables = [layer for layer in form.layers if not layer.weights]
     tf.saved_model.save(module, str(folder), signatures={SIGNATURE: signature})

@@ -30,7 +30,7 @@ class SignatureNames:
 
 
 def serving_names(form: keras.Model) -> SignatureNames:
-    """Returns the names of inputs and outputs of an exported model, see `export_saved_model`."""
+    """Returns the names of the inputs and outputs of a model as `export_saved_model` gives them."""
     return SignatureNames(_input_names(form), _output_names(form))
 
 
@@ -38,6 +38,7 @@ def _input_names(form: keras.Model) -> list[str]:
     """Returns the names of the inputs as TensorFlow allows them: letters, digits and `_`."""
     names = (re.sub(r"[^A-Za-z0-9_]", "_", tensor.name) for tensor in form.inputs)
     taken: set[str] = set()
+    # TensorFlow makes the names arguments of a function, and renames those that cannot be.
     return [unique_name(name if name[0].isalpha() else f"arg_{name}", taken) for name in names]
 
 
@@ -59,8 +60,7 @@ def serving_function(
         form: A model in inference form.
         names: Names of its inputs and outputs.
         freeze: Whether the weights become constants, if they may; see `export_saved_model`.
-        portable: Whether the function is for other runtimes than TensorFlow, and so leaves nothing
-            to XLA, the compiler of TensorFlow.
+        portable: See `inference_function`.
 
     Returns:
         The concrete function, which takes the inputs by name and returns a dict, and the variables
@@ -83,14 +83,14 @@ def serving_function(
 def inference_function(
     form: keras.Model, specs: Sequence[Any], freeze: bool = True, portable: bool = False
 ) -> tuple[Any, list[Any] | None]:
-    """Returns a model as a function, as the exported model computes it.
+    """Returns a model as the function that its SavedModel computes.
 
     Args:
-        form: A model in inference form, of any weights.
+        form: A model in inference form.
         specs: One `tf.TensorSpec` per input.
         freeze: Whether the weights become constants, if they may; see `export_saved_model`.
-        portable: Whether the function is for other runtimes than TensorFlow, and so leaves nothing
-            to XLA, the compiler of TensorFlow.
+        portable: Whether the function is for a converter: it then contains no calls of compiled
+            functions, which only TensorFlow's compiler XLA can run.
 
     Returns:
         The function, which takes the inputs flat and returns a list of tensors, and the variables
@@ -111,7 +111,8 @@ def inference_function(
 
 @contextmanager
 def _inline_nested_functions() -> Iterator[None]:
-    """Traces what a `tf.function` calls as if it were written there, such as what XLA compiles."""
+    """Traces functions that a function calls, such as those for XLA, as part of it."""
+    # `get_concrete_function` traces in any case, but what it calls then runs as plain Python.
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -127,7 +128,7 @@ def fits_as_constants(model: keras.Model) -> bool:
 
 
 def _may_be_frozen(concrete: Any) -> bool:
-    """Returns whether a function needs variables and values only: a lookup table is neither."""
+    """Returns whether all that a function needs can become constants: a lookup table cannot."""
     variables = {id(variable.handle) for variable in concrete.variables}
     return all(
         id(tensor) in variables or tensor.dtype not in (tf.resource, tf.variant)
@@ -138,7 +139,8 @@ def _may_be_frozen(concrete: Any) -> bool:
 def freeze_function(concrete: Any) -> Callable[..., Sequence[Any]]:
     """Returns the function with variables and captured values turned into constants of its graph.
 
-    It takes and returns the tensors flat, as TensorFlow flattens those of `concrete`.
+    It takes and returns lists of tensors, in the order in which TensorFlow flattens the inputs and
+    outputs of `concrete`.
     """
     constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     graph_def = constant.graph.as_graph_def()

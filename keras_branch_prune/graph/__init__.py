@@ -5,15 +5,15 @@ from keras_branch_prune.graph.attention import (
     MAY_BE_MASKED,
     attention_inputs,
     fuse_attention,
-    why_whole,
+    reason_to_keep_whole,
 )
 from keras_branch_prune.graph.attention_layers import HeadAttention, HeadProjection
 from keras_branch_prune.graph.building import LayerRunner, ModelBuilder, build_model
 from keras_branch_prune.graph.canonical import canonical, fuse
 from keras_branch_prune.graph.equivalence import (
     check_equivalent,
-    outputs_in_float64,
-    random_inputs,
+    compute_in_float64,
+    draw_inputs,
     relative_error,
 )
 from keras_branch_prune.graph.graph import Call, Deferred, Graph, Unit, Value, as_array, is_finite
@@ -35,17 +35,17 @@ __all__ = [
     "build_model",
     "canonical",
     "check_equivalent",
+    "compute_in_float64",
+    "draw_inputs",
     "fuse",
     "fuse_attention",
     "has_fused_activation",
     "is_finite",
-    "outputs_in_float64",
     "pack",
-    "random_inputs",
+    "reason_to_keep_whole",
     "relative_error",
     "replace_units",
     "set_activation_lookup",
     "substitute",
     "unique_name",
-    "why_whole",
 ]

@@ -38,7 +38,7 @@ _SHARED = (
 )
 
 
-def why_whole(call: Call) -> str | None:
+def reason_to_keep_whole(call: Call) -> str | None:
     """Returns why a call of `MultiHeadAttention` cannot be split, or `None` if it can."""
     config, arguments = call.unit.config, _arguments(call)
     tensors = list(attention_inputs(call).values())
@@ -70,7 +70,7 @@ def split_attention(graph: Graph) -> Graph:
     if any(_makes_masks(call.unit) for call in graph.calls):
         return graph
     units = [c.unit for c in graph.calls if c.unit.cls is keras.layers.MultiHeadAttention]
-    whole = {c.unit for c in graph.calls if c.unit in units and why_whole(c) is not None}
+    whole = {c.unit for c in graph.calls if c.unit in units and reason_to_keep_whole(c) is not None}
     parts = {unit: _Parts.of(unit) for unit in dict.fromkeys(units) if unit not in whole}
     calls: list[Call] = []
     for call in graph.calls:

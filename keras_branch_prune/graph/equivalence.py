@@ -16,7 +16,7 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-
 _DEFAULT_SIZE = 32
 
 
-def random_inputs(model: keras.Model, batch_size: int, seed: int = 0) -> Any:
+def draw_inputs(model: keras.Model, batch_size: int, seed: int = 0) -> Any:
     """Returns random inputs for a model, in its input structure.
 
     Float inputs are standard normal. Integer inputs are 0 or 1, which any embedding and any mask
@@ -53,6 +53,7 @@ def relative_error(expected: Any, actual: Any) -> float:
         A number ≥ 0; infinity if anything is NaN or infinite.
 
     Example:
+        >>> from keras_branch_prune.graph import relative_error
         >>> relative_error(np.array([1.0, -4.0]), np.array([1.0, -3.0]))
         0.25
     """
@@ -82,7 +83,7 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
     Raises:
         ValueError: If it is more than rounding explains (see `TOLERANCES`).
     """
-    inputs = random_inputs(expected, batch_size)
+    inputs = draw_inputs(expected, batch_size)
     error = relative_error(expected(inputs, training=False), actual(inputs, training=False))
     # A model is as exact as its least exact layer.
     dtypes = [layer.compute_dtype for layer in expected.layers]
@@ -100,11 +101,11 @@ def check_equivalent(expected: keras.Model, actual: keras.Model, batch_size: int
 
 def _error_in_float64(expected: keras.Model, actual: keras.Model, inputs: Any) -> float:
     """Returns the relative error in float64, or infinity if a layer insists on its own dtype."""
-    outputs = [outputs_in_float64(model, inputs) for model in (expected, actual)]
+    outputs = [compute_in_float64(model, inputs) for model in (expected, actual)]
     return math.inf if any(x is None for x in outputs) else relative_error(*outputs)
 
 
-def outputs_in_float64(model: keras.Model, inputs: Any) -> Any:
+def compute_in_float64(model: keras.Model, inputs: Any) -> Any:
     """Returns what a flat model computes at inference in float64, with the weights it has.
 
     Args:

@@ -3,14 +3,14 @@
 from keras_branch_prune.layers.alpha import (
     Alpha,
     alpha_layer,
-    alpha_of,
     find_alpha,
     flatten_layers,
     get_alpha,
+    read_alpha,
+    read_scalar,
     set_alpha,
-    value_of,
 )
-from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic, share_of
+from keras_branch_prune.layers.blend import AlphaBlend, check_stochastic, scale_by_share
 from keras_branch_prune.layers.channel_map import ChannelMap, is_map_weight
 from keras_branch_prune.layers.names import (
     PACKAGE,
@@ -26,7 +26,6 @@ __all__ = [
     "AlphaBlend",
     "ChannelMap",
     "alpha_layer",
-    "alpha_of",
     "check_stochastic",
     "find_alpha",
     "flatten_layers",
@@ -36,7 +35,8 @@ __all__ = [
     "is_narrow",
     "narrow_name",
     "original_name",
+    "read_alpha",
+    "read_scalar",
+    "scale_by_share",
     "set_alpha",
-    "share_of",
-    "value_of",
 ]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_branch_prune.common import number_up_to
+from keras_branch_prune.common import require_number_up_to
 from keras_branch_prune.layers.names import PACKAGE
 
 
@@ -53,7 +53,7 @@ def get_alpha(model: keras.Model) -> float:
     Raises:
         ValueError: If `model` is not a branched model.
     """
-    return alpha_of(alpha_layer(model))
+    return read_alpha(alpha_layer(model))
 
 
 def find_alpha(model: keras.Model) -> float | None:
@@ -76,13 +76,13 @@ def set_alpha(model: keras.Model, value: float) -> None:
         ValueError: If `value` is out of range or `model` is not a branched model.
 
     Example:
-        >>> schedule = keras_branch_prune.CosineDecay(steps=20)
-        >>> keras_branch_prune.set_alpha(branched, schedule(10))  # then train for an epoch
-        >>> keras_branch_prune.get_alpha(branched)
-        0.5
+        >>> schedule = kbp.CosineDecay(steps=20)
+        >>> for epoch in range(30):
+        ...     kbp.set_alpha(branched, schedule(epoch))
+        ...     train_one_epoch(branched)
     """
     layer = alpha_layer(model)
-    layer.alpha.assign(number_up_to("value", value, at_most=1))
+    layer.alpha.assign(require_number_up_to("value", value, at_most=1))
     layer.wait.assign(0)
     # A value that was reached at another α is nothing to compare with.
     layer.best.assign(math.nan)
@@ -96,16 +96,16 @@ def flatten_layers(model: Any) -> Iterator[Any]:
             yield from flatten_layers(layer)
 
 
-def value_of(variable: Any) -> float:
+def read_scalar(variable: Any) -> float:
     """Returns the value of a scalar variable."""
     # As a tensor first: a variable mirrored on several devices is no number by itself.
     return float(ops.copy(variable))
 
 
-def alpha_of(layer: Alpha) -> float:
+def read_alpha(layer: Alpha) -> float:
     """Returns α as the shortest decimal that rounds to the stored float32."""
     # So that logs show 0.9 and not 0.8999999761581421.
-    return float(str(np.float32(value_of(layer.alpha))))
+    return float(str(np.float32(read_scalar(layer.alpha))))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -51,7 +51,7 @@ class AlphaBlend(keras.layers.Layer):
             # From [0, 1): always below α = 1, never below α = 0.
             draw = keras.random.uniform((), dtype="float32", seed=self._generator)
             alpha = ops.cast(draw < alpha, "float32")
-        return ops.add(share_of(original, alpha), share_of(pruned, 1.0 - alpha))
+        return ops.add(scale_by_share(original, alpha), scale_by_share(pruned, 1.0 - alpha))
 
     def compute_output_spec(
         self, inputs: Sequence[Any], training: bool = False
@@ -72,7 +72,7 @@ def check_stochastic(stochastic: Any, seed: Any) -> tuple[bool, int | None]:
     return stochastic, None if seed is None else require_integer("seed", seed, at_least=0)
 
 
-def share_of(tensor: Any, share: Any) -> Any:
+def scale_by_share(tensor: Any, share: Any) -> Any:
     """Returns `share·tensor`, which is 0 at `share` = 0 even where the tensor is not finite.
 
     Args:

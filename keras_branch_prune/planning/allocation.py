@@ -1,7 +1,7 @@
 """Finds the widths of channel groups that keep a given share of a model's cost.
 
-Two ways: `"uniform"` narrows all groups by the same ratio; `"global"` narrows them where the
-error that this causes is smallest for the cost that it saves.
+Two ways: `"uniform"` narrows all groups by the same ratio; `"global"` narrows first where the error
+that this causes is smallest for the cost that it saves.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from keras_branch_prune.planning.widths import WidthChoices
 
 ALLOCATIONS = ("uniform", "global")
 
-_CLOSE = 0.99
-"""The share of the budget that is to be used."""
+_LEAST_USE = 0.99
+"""The share of the budget that is to be used at least."""
 _BISECTIONS = 40
-_STRIDES = 64
-"""In how many strides the greedy search takes a group from its full width to none."""
+_STRIDES_PER_GROUP = 64
+"""The number of strides in which the greedy search narrows a group from its full width to none."""
+
+Step = tuple[float, int]
+"""The rank of a group's next step (the smallest is taken first), and the width after it."""
 
 
 def allocate(
@@ -38,11 +41,11 @@ def allocate(
     Args:
         costs: The cost model.
         choices: The widths that every group to narrow may have; all others keep theirs. If the
-            largest of them bring the cost below the share, no group is narrowed further.
+            largest of them bring the cost below the share, they are what is returned.
         share: The share of the whole model's cost, in (0, 1), which `check_reachable` let pass.
         allocation: One of `ALLOCATIONS`.
-        errors: For `"global"`, by group name: the error if k of its channels are kept, shape
-            `(channels + 1,)`, never rising with k. Only its lower convex hull counts.
+        errors: For `"global"`, by group name: entry k is the error if k of its channels are kept,
+            shape `(channels + 1,)`, never rising with k. Only the lower convex hull counts.
 
     Returns:
         Group name → width, for all of `choices`. The cost lies in [0.99, 1] of the share wherever
@@ -62,7 +65,7 @@ def allocate(
 
 
 def check_reachable(costs: CostModel, choices: Sequence[WidthChoices], share: float) -> None:
-    """Raises `ValueError`, with what can be reached, if the smallest widths cost more than that."""
+    """Raises `ValueError`, which names the smallest share, if the smallest widths cost more."""
     floor = costs.cost({choice.name: choice.lowest for choice in choices})
     if floor > share * costs.whole:
         # Rounded up, so that the number in the message can be reached.
@@ -81,62 +84,56 @@ def _amount(cost: float) -> str:
 def _allocate_uniformly(
     costs: CostModel, choices: Sequence[WidthChoices], target: float
 ) -> dict[str, int]:
-    """Takes the largest common ratio, rounds down, and gives back what was rounded most."""
+    """Rounds widths down at the largest common ratio, and widens those that were rounded most."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = costs.cost(_at_ratio(choices, middle)) <= target
+        fits = costs.cost(_widths_at(choices, middle)) <= target
         low, high = (middle, high) if fits else (low, middle)
 
-    def order(choice: WidthChoices, width: int, wider: int, cost: float) -> float | None:
+    def rank(choice: WidthChoices, width: int, wider: int, cost: float) -> float | None:
         remainder = (choice.channels * low - width) / (wider - width)
         # Once the budget is used, no group goes beyond the ratio.
-        return -remainder if remainder > 0 or cost < _CLOSE * target else None
+        return -remainder if remainder > 0 or cost < _LEAST_USE * target else None
 
-    return _widen(costs, choices, _at_ratio(choices, low), target, order)
+    return _widen(costs, choices, _widths_at(choices, low), target, rank)
 
 
-def _at_ratio(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
+def _widths_at(choices: Sequence[WidthChoices], ratio: float) -> dict[str, int]:
     return {choice.name: choice.at_most(choice.channels * ratio) for choice in choices}
 
 
 def _allocate_globally(
-    costs: CostModel,
-    choices: Sequence[WidthChoices],
-    target: float,
-    curves: Curves,
+    costs: CostModel, choices: Sequence[WidthChoices], target: float, curves: Curves
 ) -> dict[str, int]:
-    """Narrows where a saving costs least error, in strides, and gives back single steps.
-
-    Narrowing a group lowers what narrowing others saves, and errors are convex: the error per
-    saving only grows, as `_smallest_first` needs it.
-    """
+    """Narrows, again and again, the group that loses least per saving; then widens single steps."""
     by_name = {choice.name: choice for choice in choices}
-    strides = {c.name: max(1, round(len(c.widths) / _STRIDES)) for c in choices}
+    # A group of 512 channels goes 8 at a time: every new width has to be costed, which takes time.
+    # The last stride may save too much, by what `_widen` then has to spend.
+    strides = {c.name: max(1, round(len(c.widths) / _STRIDES_PER_GROUP)) for c in choices}
     widths = {choice.name: choice.highest for choice in choices}
 
-    def error_per_saving(name: str) -> float | None:
+    def narrow(name: str) -> Step | None:
         narrower = by_name[name].narrower(widths[name], strides[name])
-        saving = 0.0 if narrower is None else -costs.change(widths, name, narrower)
-        if narrower is None or saving <= 0:
+        if narrower is None or (saving := -costs.change(widths, name, narrower)) <= 0:
             return None
-        return (curves[name][narrower] - curves[name][widths[name]]) / saving
+        # Narrowing one group lowers what narrowing its neighbours saves, and the curves are
+        # convex: this quotient never falls, as `_smallest_first` needs it.
+        return (curves[name][narrower] - curves[name][widths[name]]) / saving, narrower
 
     cost = costs.cost(widths)
-    for name in _smallest_first(widths, error_per_saving):
-        narrower = by_name[name].narrower(widths[name], strides[name])
-        assert narrower is not None
+    for name, narrower in _smallest_first(widths, narrow):
         cost += costs.change(widths, name, narrower)
         widths[name] = narrower
         if cost <= target:
             break
 
-    def error_saved(choice: WidthChoices, width: int, wider: int, cost: float) -> float:
+    def rank(choice: WidthChoices, width: int, wider: int, cost: float) -> float:
         added = costs.change(widths, choice.name, wider)
-        saved = curves[choice.name][width] - curves[choice.name][wider]
-        return -saved / added if added > 0 else -math.inf
+        gained = curves[choice.name][width] - curves[choice.name][wider]
+        return -gained / added if added > 0 else -math.inf
 
-    return _widen(costs, choices, widths, target, error_saved)
+    return _widen(costs, choices, widths, target, rank)
 
 
 def _widen(
@@ -144,7 +141,7 @@ def _widen(
     choices: Sequence[WidthChoices],
     widths: dict[str, int],
     target: float,
-    order: Callable[[WidthChoices, int, int, float], float | None],
+    rank: Callable[[WidthChoices, int, int, float], float | None],
 ) -> dict[str, int]:
     """Widens groups step by step, as long as the cost stays within the target.
 
@@ -153,8 +150,8 @@ def _widen(
         choices: The choices of every group.
         widths: The widths to begin with; changed in place.
         target: The cost that must not be exceeded.
-        order: Called with the choices, the width, the next width and the cost; the group with the
-            smallest value is widened first, one with `None` never again.
+        rank: Called with a group's choices, its width, the next width and the cost; the group with
+            the smallest value is widened first, one with `None` never again.
 
     Returns:
         `widths`.
@@ -162,39 +159,41 @@ def _widen(
     by_name = {choice.name: choice for choice in choices}
     cost = costs.cost(widths)
 
-    def key(name: str) -> float | None:
+    def widen(name: str) -> Step | None:
         wider = by_name[name].wider(widths[name])
         # As costs rise, a step that does not fit will never fit.
         if wider is None or cost + costs.change(widths, name, wider) > target:
             return None
-        return order(by_name[name], widths[name], wider, cost)
+        value = rank(by_name[name], widths[name], wider, cost)
+        return None if value is None else (value, wider)
 
-    for name in _smallest_first(widths, key):
-        wider = by_name[name].wider(widths[name])
-        assert wider is not None
+    for name, wider in _smallest_first(widths, widen):
         cost += costs.change(widths, name, wider)
         widths[name] = wider
     return widths
 
 
-def _smallest_first(names: Iterable[str], key: Callable[[str], float | None]) -> Iterator[str]:
-    """Yields the name with the smallest key, again and again, while keys change in between.
+def _smallest_first(
+    names: Iterable[str], next_step: Callable[[str], Step | None]
+) -> Iterator[tuple[str, int]]:
+    """Yields group and width of the step with the smallest rank, again and again.
 
-    A key must never fall, so that an old one is a lower bound (lazy greedy search; Minoux, 1978).
+    The caller takes each step, which changes the ranks of other groups. A rank must never fall: an
+    old one is then a lower bound, and only the group at the top of the heap needs a new one (lazy
+    greedy search; Minoux, 1978).
 
     Args:
-        names: The names.
-        key: Returns the present key of a name; `None` takes the name out.
+        names: The names of the groups.
+        next_step: Returns the next step of a group as things are; `None` takes the group out.
     """
     heap = [(-math.inf, name) for name in names]
     heapq.heapify(heap)
     while heap:
         _, name = heapq.heappop(heap)
-        present = key(name)
-        if present is None:
+        step = next_step(name)
+        if step is None:
             continue
-        if heap and present > heap[0][0]:
-            heapq.heappush(heap, (present, name))
-            continue
-        yield name
-        heapq.heappush(heap, (present, name))
+        rank, width = step
+        if not heap or rank <= heap[0][0]:
+            yield name, width
+        heapq.heappush(heap, (rank, name))

@@ -26,11 +26,10 @@ class CostModel:
     """The parameters, MACs or estimated latency of the compact model, by the widths of its groups.
 
     The cost is the sum over parts of the graph, a part being the calls of one layer (of several if
-    they share weights). What a part costs depends on the few groups at its inputs and outputs, and
-    is worked out once for every combination of their widths.
+    they share weights). The cost of a part depends only on the few groups at its inputs and
+    outputs, and is computed once for every combination of their widths.
 
     Example:
-        >>> import keras
         >>> from keras_branch_prune.analysis import analyse
         >>> from keras_branch_prune.graph import canonical
         >>> from keras_branch_prune.planning.cost_model import CostModel
@@ -43,9 +42,9 @@ class CostModel:
 
     Args:
         analysis: The channel groups of a model.
-        kind: `"params"`, `"macs"` (per sample), or what one MAC of each multiplying layer costs, by
-            layer name; layers that are missing cost nothing then.
-        constant: What the model costs at any widths besides; in the unit of `kind`.
+        kind: `"params"`, `"macs"` (per sample), or the cost of one MAC (such as its ms) by the name
+            of the layer; layers that are missing then cost nothing.
+        constant: A cost that is added at any widths, in the unit of `kind`.
 
     Raises:
         ValueError: If `kind` is none of these or names unknown layers, or the MACs depend on an
@@ -53,12 +52,12 @@ class CostModel:
     """
 
     def __init__(self, analysis: Analysis, kind: str | Mapping[str, float], constant: float = 0):
-        measure = _measure(kind, analysis.graph)
+        measure = _choose_measure(kind, analysis.graph)
         self.name = kind if isinstance(kind, str) else "latency"
         self._constant = constant
         self._parts: list[_Part] = []
         self._touching: dict[str, list[_Part]] = {g.name: [] for g in analysis.groups if g.prunable}
-        for part in _split(analysis, measure):
+        for part in _make_parts(analysis, measure):
             # A part that costs nothing at full width costs nothing at any.
             if part.cost({}):
                 self._parts.append(part)
@@ -91,31 +90,27 @@ class CostModel:
         return sum(part.cost(changed) - part.cost(widths) for part in self._touching[group])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-    """Calls that cost something together, and the groups on which that depends."""
+    """Calls whose cost is measured together, and the groups whose widths it depends on."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        groups: tuple[ChannelGroup, ...],
-        measure: Callable[[Graph], float],
-    ):
-        self.groups = groups
-        self._analysis = analysis
-        self._measure = measure
-        self._known: dict[tuple[int, ...], float] = {}
+    analysis: Analysis
+    groups: tuple[ChannelGroup, ...]
+    measure: Callable[[Graph], float]
+    known: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
 
     def cost(self, widths: GroupWidths) -> float:
         """Returns what the calls cost."""
         key = tuple(widths.get(group.name, group.channels) for group in self.groups)
-        if key not in self._known:
+        if key not in self.known:
+            # The cost depends on how many channels stay, not on which.
             kept = {g.name: spread(g, width) for g, width in zip(self.groups, key, strict=True)}
-            self._known[key] = self._measure(narrowed_graph(self._analysis, kept))
-        return self._known[key]
+            self.known[key] = self.measure(narrowed_graph(self.analysis, kept))
+        return self.known[key]
 
 
-def _measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[Graph], float]:
-    """Returns what measures a part of the graph."""
+def _choose_measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[Graph], float]:
+    """Returns the function that measures the cost of a part of the graph."""
     if kind == "params":
         return graph_parameters
     if kind == "macs":
@@ -133,9 +128,11 @@ def _measure(kind: str | Mapping[str, float], graph: Graph) -> Callable[[Graph],
     )
 
 
-def _split(analysis: Analysis, measure: Callable[[Graph], float]) -> list[_Part]:
+def _make_parts(analysis: Analysis, measure: Callable[[Graph], float]) -> list[_Part]:
     """Splits the graph into parts, so that the costs of the parts add up to those of the whole."""
+    # Costs depend on shapes only, and every part is narrowed many times.
     graph = without_numbers(analysis.graph)
+    # Apart, layers that share weights would count these weights twice.
     sets = DisjointSets()
     for call in graph.calls:
         sets.add(call.unit)

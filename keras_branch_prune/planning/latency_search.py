@@ -14,12 +14,12 @@ from typing import Any
 import keras
 
 from keras_branch_prune.benchmarking import benchmark
-from keras_branch_prune.common import check_share, require_integer, require_number
+from keras_branch_prune.common import require_integer, require_number, require_share
 
 _SHORTEST_STEP = 1e-3
-"""Cost shares that are closer to each other than this share of them are not measured both."""
+"""The search ends where the next cost share differs by less than this share from a measured one."""
 _WIDEST_STEP = 3.0
-"""By how much at most a cost share is divided at once."""
+"""The most that a cost share is divided by at once."""
 
 Point = tuple[float, float]
 """A cost share and the latency share measured there."""
@@ -59,10 +59,7 @@ class LatencySearch:
 
 
 def latency_share(
-    original: keras.Model,
-    compact: keras.Model,
-    batch_size: int = 1,
-    **options: Any,
+    original: keras.Model, compact: keras.Model, batch_size: int = 1, **options: Any
 ) -> float:
     """Returns the compact model's latency as a share of the original's, on the CPU.
 
@@ -78,10 +75,7 @@ def latency_share(
 
 
 def share_of_milliseconds(
-    original: keras.Model,
-    milliseconds: float,
-    batch_size: int = 1,
-    **options: Any,
+    original: keras.Model, milliseconds: float, batch_size: int = 1, **options: Any
 ) -> float:
     """Returns a latency as a share of the original's, which is measured on the CPU.
 
@@ -124,20 +118,20 @@ def meet_latency(
         make_compact: Returns the compact model for a cost share in (0, 1).
         original: The original model.
         target: The share of the original's latency to meet, in (0, 1).
-        measure: Returns the latency share of a compact model, given the original and it; bind batch
-            size and threads with `functools.partial(latency_share, …)`.
+        measure: Returns the latency share, given the original and a compact model; bind batch size
+            and threads with `functools.partial(latency_share, …)`.
         lowest: The smallest cost share that `make_compact` can be asked for.
         tolerance: How far from the target, relative to it, the latency may be.
         measurements: The largest number of measurements.
 
     Returns:
-        The cost share that came nearest, all measurements, and whether the target is met: it is not
-        if it takes more measurements, or less than the lowest cost share.
+        The measurements, among them the nearest; `met` is false if the target takes more of them,
+        or less than the lowest cost share.
 
     Raises:
         ValueError: If `target`, `lowest` or `measurements` is out of its range.
     """
-    check_share("target", target)
+    require_share("target", target)
     require_number("lowest", lowest, lambda x: 0 <= x < 1, "a number in [0, 1)")
     require_integer("measurements", measurements, at_least=1)
     search = LatencySearch(target, tolerance, ())
@@ -155,22 +149,23 @@ def meet_latency(
 
 
 def _next_cost_share(points: Sequence[Point], target: float) -> float:
-    """Returns where a line through measurements meets the target.
+    """Returns the cost share where a line through two measurements meets the target.
 
-    The line goes through the measurements on both sides of the target, or through the two lowest
-    if all are above it; then it is not followed too far.
+    They are those on both sides of the target; if all are above it, the two lowest, whose line is
+    followed no further than to a third of the smallest cost share.
     """
     points = sorted(points, key=lambda point: point[::-1])
     for below, above in itertools.pairwise(points):
         if below[1] <= target < above[1]:
-            return _crossing(below, above, target)
+            return _find_crossing(below, above, target)
     first, second = points[:2]
     shortest = min(cost_share for cost_share, _ in points) / _WIDEST_STEP
+    # Noise of the measurement, or costs that no longer lower the latency: the line leads nowhere.
     if first[0] >= second[0] or first[1] == second[1]:
         return shortest
-    return max(shortest, _crossing(first, second, target))
+    return max(shortest, _find_crossing(first, second, target))
 
 
-def _crossing(one: Point, other: Point, target: float) -> float:
+def _find_crossing(one: Point, other: Point, target: float) -> float:
     slope = (other[0] - one[0]) / (other[1] - one[1])
     return one[0] + (target - one[1]) * slope

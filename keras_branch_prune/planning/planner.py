@@ -61,15 +61,16 @@ def plan(
         params: Share of the model's parameters to keep, in (0, 1).
         macs: Share of the model's multiply-accumulates to keep, in (0, 1).
         latency: Share of the latency to keep, in (0, 1), at batch size 1; or a `Latency`. The
-            layers are measured on this machine, and so is what the plan makes of the model.
+            layers are measured on this machine, and so are the compact models that the search
+            tries.
         allocation: How a budget is spread over the groups: "uniform", the same share of the
-            channels everywhere; or "global", where narrowing moves the output least for what it
-            saves.
-        round_to: Widths are rounded to the nearest multiple of this number (down from half way, but
-            to at least one multiple), as far as the group has channels; within a budget they are
-            multiples or the full width. Attention heads are not rounded: what counts for hardware
-            are the channels in them. "auto" measures how many channels the kernels of this machine
-            work on at once, which takes some seconds.
+            channels everywhere; or "global", which narrows first where that changes the output
+            least for the cost that it saves.
+        round_to: Widths become the nearest multiple of this number (half way: the smaller one),
+            at least one multiple and at most the group's channels; within a budget they are
+            multiples or the full width. Numbers of attention heads are not rounded: for hardware
+            the channels within them count. "auto" measures how many channels the kernels of this
+            machine work on at once, which takes some seconds.
         floors: Smallest widths: one share of the channels for all groups, or by group name a number
             of channels or a share.
         ceilings: Largest widths, given in the same way.
@@ -91,7 +92,7 @@ def plan(
         seed: Seed of random choices.
 
     Returns:
-        A frozen plan.
+        A frozen plan; groups that keep all channels are not in it.
 
     Raises:
         TypeError: If `model` is not a Keras model, a selector neither text nor a function, or
@@ -100,6 +101,15 @@ def plan(
             target or it cannot be reached, if the model cannot be analysed, has weights that are
             not finite, or has nothing to prune, or if the calibration data does not fit, is not
             finite or too little.
+
+    Example:
+        >>> plan = keras_branch_prune.plan(model, macs=0.5, calibration=images, allocation="global")
+        >>> all(group.width < group.channels for group in plan.groups)
+        True
+        >>> compact = keras_branch_prune.select(model, plan)
+        >>> macs = keras_branch_prune.count_macs
+        >>> macs(compact) <= 0.5 * macs(model)
+        True
     """
     target, value = one_target(width=width, params=params, macs=macs, latency=latency)
     if round_to not in (None, "auto"):
@@ -107,7 +117,7 @@ def plan(
     require_bool("residual", residual)
     saliency = saliency or ("l1" if calibration is None else "output_error")
     if target == "latency" and round_to is None:
-        # Channels that only fill up a block of the kernels would be removed for nothing.
+        # Removing a part of a block that the kernels fill up again would save nothing.
         round_to = "auto"
     analysis = analyse_prunable(model)
     selected = in_scope(
@@ -131,7 +141,7 @@ def plan(
         )
     narrowed = [group for group in selected if widths[group.name] < group.channels]
     ranking.check_samples({group.name: widths[group.name] for group in narrowed})
-    groups = tuple(_group_plan(group, widths[group.name], ranking) for group in narrowed)
+    groups = tuple(_make_group_plan(group, widths[group.name], ranking) for group in narrowed)
     made: Record = (
         *_record(target, value),
         *_record("cost_share", found and found.cost_share),
@@ -151,10 +161,10 @@ def plan(
     return PruningPlan(model.name, fingerprint(analysis), made, groups)
 
 
-def _group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:
+def _make_group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:
     errors: tuple[tuple[int, float], ...] = ()
     if ranking.features is not None:
-        # Six digits and some points say all, and keep the file small.
+        # Some points of six digits are enough to draw the curve, and keep the file small.
         points = np.unique(np.linspace(0, group.channels, _CURVE_POINTS + 1).round().astype(int))
         curve = ranking.errors[group.name]
         errors = tuple((int(k), float(f"{curve[k]:.6g}")) for k in points)
@@ -162,7 +172,7 @@ def _group_plan(group: ChannelGroup, width: int, ranking: Ranking) -> GroupPlan:
 
 
 def _record(argument: str, value: Any) -> Record:
-    """Returns how an argument was given, as pairs that survive JSON."""
+    """Returns how an argument was given: pairs that read the same after JSON, none for `None`."""
     if value is None:
         return ()
     if isinstance(value, Latency):

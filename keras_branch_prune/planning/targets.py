@@ -9,10 +9,13 @@ from typing import Any
 import keras
 
 from keras_branch_prune.analysis import Analysis, ChannelGroup
-from keras_branch_prune.common import check_share, require_integer, require_number, require_positive
-from keras_branch_prune.planning.latency_search import (
-    share_of_milliseconds,
+from keras_branch_prune.common import (
+    require_integer,
+    require_number,
+    require_positive,
+    require_share,
 )
+from keras_branch_prune.planning.latency_search import share_of_milliseconds
 
 Record = tuple[tuple[str, Any], ...]
 """Pairs `(argument, value)`."""
@@ -20,17 +23,22 @@ Record = tuple[tuple[str, Any], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """A latency to be met, measured on this machine with the exported model.
+    """A latency for `plan` to meet, measured on this machine's CPU with the exported model.
 
     Args:
-        share: Of the original's latency, in (0, 1).
-        milliseconds: Per sample, ms; instead of `share`.
-        batch_size: Samples per call.
-        threads: Number of threads on the CPU; `None` leaves them to TensorFlow.
+        share: Share of the original's latency to keep, in (0, 1).
+        milliseconds: Latency per sample, ms (the time of a call / `batch_size`); instead of
+            `share`.
+        batch_size: Samples per call, at least 1.
+        threads: Number of threads on the CPU, at least 1; `None` leaves it to TensorFlow.
 
     Raises:
         ValueError: Unless exactly one of `share` and `milliseconds` is given, or if an argument is
             out of its range.
+
+    Example:
+        >>> keras_branch_prune.Latency(0.5, batch_size=8)
+        Latency(share=0.5, milliseconds=None, batch_size=8, threads=None)
     """
 
     share: float | None = None
@@ -45,7 +53,7 @@ class Latency:
                 f"Received: share={self.share}, milliseconds={self.milliseconds}"
             )
         if self.share is not None:
-            check_share("share", self.share)
+            require_share("share", self.share)
         if self.milliseconds is not None:
             require_positive("milliseconds", self.milliseconds)
         for name in ("batch_size", "threads"):
@@ -54,7 +62,7 @@ class Latency:
                 object.__setattr__(self, name, require_integer(name, value, at_least=1))
 
     def share_of(self, model: keras.Model) -> float:
-        """Returns the latency as a share of that of a model, which is measured if need be."""
+        """Returns the latency as a share of a model's, which is measured for `milliseconds`."""
         if self.share is not None:
             return self.share
         assert self.milliseconds is not None
@@ -79,7 +87,7 @@ def one_target(**targets: Any) -> tuple[str, Any]:
     if isinstance(value, Latency) and name == "latency":
         return name, value
     if name != "width":
-        check_share(name, value)
+        require_share(name, value)
     elif not isinstance(value, Mapping):
         _check_ratio(name, value)
     return name, Latency(value) if name == "latency" else value

@@ -27,7 +27,7 @@ class WidthSearch:
 
     Args:
         analysis: The channel groups of the model.
-        groups: Those to narrow.
+        groups: The groups to narrow.
         target: "width", "params", "macs" or "latency".
         value: Its value, see `one_target`.
         allocation: How a budget is spread, see `allocate`.
@@ -49,6 +49,7 @@ class WidthSearch:
         require_choice("allocation", self.allocation, ALLOCATIONS)
         if isinstance(self.value, Mapping):
             check_ratios(self.value, self.analysis, self.groups)
+        # For every target: limits that leave a group no width raise here.
         choices = self._choices
         if self.target in ("params", "macs"):
             check_reachable(self._costs, choices, self.value)
@@ -75,41 +76,40 @@ class WidthSearch:
         """
         if self.target == "width":
             pairs = zip(self.groups, self._choices, strict=True)
-            return {group.name: self._at_ratio(group, choice) for group, choice in pairs}, None
+            return {group.name: self._choose(group, choice) for group, choice in pairs}, None
         if self.target == "latency":
-            return self._as_fast(model, ranking)
-        return self._within(self._costs, self.value, ranking), None
+            return self._meet_latency(model, ranking)
+        return self._allocate(self._costs, self.value, ranking), None
 
-    def _at_ratio(self, group: ChannelGroup, choice: WidthChoices) -> int:
-        """Returns the nearest width; without a ratio of its own, a group keeps all it may."""
-        ratio = self.value
-        if isinstance(ratio, Mapping):
-            if group.name not in ratio:
-                return choice.highest
-            ratio = ratio[group.name]
+    def _choose(self, group: ChannelGroup, choice: WidthChoices) -> int:
+        """Returns the width nearest to the ratio; a group that none is given for keeps the most."""
+        ratio = self.value.get(group.name) if isinstance(self.value, Mapping) else self.value
+        if ratio is None:
+            return choice.highest
+        # First to whole channels, where halves go up: of two choices the smaller one is nearest.
         return choice.nearest(self.limits.nearest(group, ratio))
 
-    def _within(self, costs: CostModel, share: float, ranking: Ranking) -> dict[str, int]:
+    def _allocate(self, costs: CostModel, share: float, ranking: Ranking) -> dict[str, int]:
         return allocate(
             costs, self._choices, share, allocation=self.allocation, errors=ranking.errors
         )
 
-    def _as_fast(
+    def _meet_latency(
         self, model: keras.Model, ranking: Ranking
     ) -> tuple[dict[str, int], LatencySearch]:
         """Looks for the cost at which the measured latency is met."""
         latency: Latency = self.value
-        costs = self._measured_costs(model)
+        costs = self._measure_costs(model)
         lowest = self._lowest_share(costs)
         check_reachable(costs, self._choices, lowest)
 
-        def compact(cost_share: float) -> keras.Model:
-            widths = self._within(costs, cost_share, ranking)
+        def make_compact(cost_share: float) -> keras.Model:
+            widths = self._allocate(costs, cost_share, ranking)
             kept = {name: ranking.kept(name, width) for name, width in widths.items()}
             return select_channels(self.analysis, kept)
 
         found = meet_latency(
-            compact,
+            make_compact,
             model,
             latency.share_of(model),
             measure=functools.partial(
@@ -117,10 +117,10 @@ class WidthSearch:
             ),
             lowest=lowest,
         )
-        return self._within(costs, found.cost_share, ranking), found
+        return self._allocate(costs, found.cost_share, ranking), found
 
-    def _measured_costs(self, model: keras.Model) -> CostModel:
-        """Returns costs in ms, from measurements of the model's layers."""
+    def _measure_costs(self, model: keras.Model) -> CostModel:
+        """Measures the layers of the model; returns costs in ms, in proportion to their MACs."""
         latencies = layer_latencies(model, self.value.batch_size)
         per_mac = latency_cost(latencies, self.analysis.graph)
         return CostModel(self.analysis, per_mac, latencies.constant)

@@ -16,7 +16,7 @@ GivenLimits = Mapping[str, float] | float
 """One limit for all groups or one per group name: whole numbers are channels, others shares."""
 
 ROUNDING = 1e-9
-"""What sums and products of floating-point numbers may be off, relative to them."""
+"""The relative error that is allowed for: in floating point, 0.07 · 100 is 7.000000000000001."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +67,11 @@ class WidthLimits:
     """Which widths groups may be given.
 
     Args:
-        round_to: Widths are multiples of it, or the full width; `None`: any. A group that is too
-            small for it is not rounded.
+        round_to: Widths are multiples of it, or the full width; `None`: any. A group with fewer
+            channels than that is not rounded.
         floors: Smallest widths, by group name.
         ceilings: Largest widths, by group name.
-        unrounded: Names of the groups that `round_to` does not count for.
+        unrounded: Names of the groups that `round_to` does not apply to.
     """
 
     round_to: int | None = None
@@ -80,13 +80,13 @@ class WidthLimits:
     unrounded: Collection[str] = ()
 
     def multiple(self, group: ChannelGroup) -> int:
-        """Returns what the widths of a group are multiples of, but for its full width."""
+        """Returns the number that all widths of a group but the full one are multiples of."""
         round_to = None if group.name in self.unrounded else self.round_to
         multiple = math.lcm(round_to or 1, group.conv_groups)
         return multiple if multiple <= group.channels else group.conv_groups
 
     def nearest(self, group: ChannelGroup, ratio: float) -> int:
-        """Returns the width nearest to a ratio that rounding and `conv_groups` allow."""
+        """Returns the width nearest to a ratio of the channels, floors and ceilings aside."""
         return round_width(group.channels * ratio, group.channels, self.multiple(group))
 
     def choices(self, groups: Sequence[ChannelGroup]) -> list[WidthChoices]:
@@ -145,7 +145,7 @@ def width_limits(
     if not isinstance(limits, Mapping):
         limits = dict.fromkeys(channels, limits)
     _check_names(argument, limits, groups)
-    return {name: _width_limit(argument, limits[name], name, channels[name]) for name in limits}
+    return {name: _to_channels(argument, limits[name], name, channels[name]) for name in limits}
 
 
 def _check_names(argument: str, limits: Mapping[str, Any], groups: Sequence[ChannelGroup]) -> None:
@@ -154,7 +154,7 @@ def _check_names(argument: str, limits: Mapping[str, Any], groups: Sequence[Chan
         raise ValueError(f"`{argument}` must name selected groups. Received: {unknown}")
 
 
-def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
+def _to_channels(argument: str, limit: Any, name: str, channels: int) -> int:
     whole = isinstance(limit, numbers.Integral)
     highest = channels if whole else 1
     expected = f"a share in (0, 1] of the {channels} channels, or a whole number of them"
@@ -162,6 +162,7 @@ def _width_limit(argument: str, limit: Any, name: str, channels: int) -> int:
     if whole:
         return int(exact)
     exact *= channels
+    # A floor of 0.07 of 100 channels is 7, not 8.
     if argument == "floors":
         return math.ceil(exact * (1 - ROUNDING))
     return max(1, math.floor(exact * (1 + ROUNDING)))

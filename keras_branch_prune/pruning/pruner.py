@@ -44,14 +44,14 @@ def prune(
 ) -> PruningResult:
     """Prunes a trained model: plans, fits, blends, merges, fine-tunes, exports and compares.
 
-    Killed at any moment and called again with the same arguments, it goes on where it was, from
-    the last whole epoch. A finished run is only loaded.
+    If the process is killed, call it again with the same arguments: it goes on after the last
+    complete epoch. A finished run is only loaded.
 
     Args:
         model: A trained functional or Sequential model; it is not changed.
         train: Training data: `(inputs, targets)` or `(inputs, targets, sample_weights)` of arrays,
             or a dataset that `fit` takes and that ends.
-        validation: Data of the same kind, by which every epoch is judged.
+        validation: Data of the same kind, on which every epoch is evaluated.
         output_dir: Folder of this run.
         alpha: The callback that lets α fall; `None`: `AlphaLinearDecay(5)`.
         recipe: Epochs, learning rates, calibration, distillation; `None`: `Recipe()`.
@@ -61,8 +61,8 @@ def prune(
         callbacks: Returns further callbacks, new ones for each of the two training stages.
         verbose: As for `fit`.
         **target: Arguments of `plan`, among them one of `width`, `params`, `macs`, `latency`; or
-            `plan=` with a finished one. `calibration`, by which channels are ranked and the branch
-            is fitted, are training samples unless it is given.
+            `plan=` with a finished one. `calibration` ranks the channels and fits the branch; it is
+            `recipe.calibration_samples` training samples unless it is given.
 
     Returns:
         The compact model, and how it compares with the original.
@@ -89,7 +89,7 @@ def prune(
         )
     _check_samples(recipe, target)
     trainer = Trainer(compile or compile_like(model), train, validation, recipe, callbacks, verbose)
-    run = PruningRun.start(output_dir, model, trainer, target, alpha=_describe(alpha))
+    run = PruningRun.start(output_dir, model, trainer, target, alpha=_describe_alpha(alpha))
     plan = run.make_plan()
     branched = run.folder.stage("branched", lambda backup: _blend(run, plan, alpha, backup))
     run.finetune("compact", lambda: merge(branched))
@@ -97,10 +97,9 @@ def prune(
 
 
 def _check_samples(recipe: Recipe, target: Mapping[str, Any]) -> None:
-    """Raises unless there are samples for what the recipe does with them."""
-    given = target.get("calibration") is not None
-    samples = {"refine": recipe.calibration_samples or given}
-    samples["reestimate_batch_norm"] = recipe.calibration_samples
+    """Raises if the recipe asks for what needs samples, and there are none."""
+    count, given = recipe.calibration_samples, target.get("calibration") is not None
+    samples = {"refine": count or given, "reestimate_batch_norm": count}
     for name, available in samples.items():
         if getattr(recipe, name) and not available:
             raise ValueError(
@@ -132,7 +131,7 @@ def _blend(
     trainer, recipe = run.trainer, run.trainer.recipe
     samples = _samples_for_statistics(trainer)
     statistics = [] if samples is None else [ReestimateBatchNorm(samples, recipe.batch_size)]
-    # Whether it has finished is asked before `fit`.
+    # `finished` needs the model before `fit` sets it.
     alpha.set_model(branched)
     trainer.fit(
         run.with_losses(branched, recipe.matching),
@@ -149,7 +148,7 @@ def _blend(
             f"`output_dir` than '{run.folder.root}'."
         )
     if samples is not None:
-        # α became 0 after the last epoch's statistics were taken.
+        # Those of the last epoch were estimated before α became 0.
         reestimate_batch_norm(branched, samples, recipe.batch_size)
     return branched
 
@@ -161,15 +160,15 @@ def _samples_for_statistics(trainer: Trainer) -> Any:
     return trainer.calibration()[0] if wanted else None
 
 
-def _describe(callback: keras.callbacks.Callback) -> str:
-    """Returns class and arguments of a callback that was not used yet."""
+def _describe_alpha(callback: keras.callbacks.Callback) -> str:
+    """Returns class and arguments of a new callback, as a text for the settings of the run."""
     arguments = dict(vars(callback))
     if isinstance(callback, AlphaBacktracking):
-        # As version 0.1.0 wrote it, when the callback was the search: its runs can be gone on with.
+        # As in version 0.1.0, where the callback held the search: its runs can be resumed.
         search = arguments.pop("search")
         given = [field.name for field in dataclasses.fields(search) if field.init]
         arguments |= {name: getattr(search, name) for name in given}
-        arguments |= {"finished": callback.finished, "gave_up": callback.gave_up}
+        arguments |= {"finished": False, "gave_up": False}
     told = {k: v for k, v in arguments.items() if k[0] != "_" and v is not None}
     listed = ", ".join(f"{name}={value!r}" for name, value in sorted(told.items()))
     return f"{type(callback).__name__}({listed})"

@@ -27,10 +27,10 @@ from keras_branch_prune.training import Distiller, RewindLearningRate
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PruningRun:
-    """One model on its way to a compact one; begun, or gone on with, by `start`.
+    """One model on its way to a compact one; begun or resumed by `start`.
 
     Args:
-        folder: Keeps what is done.
+        folder: Keeps the stages that are done.
         model: The model to prune; it is not changed.
         trainer: Trains and evaluates.
         target: Arguments of `plan`, or a finished plan as "plan".
@@ -50,7 +50,7 @@ class PruningRun:
         target: Mapping[str, Any],
         **settings: Any,
     ) -> PruningRun:
-        """Returns the run in a folder; `settings` are what its results depend on besides.
+        """Returns the run in a folder; `settings` are further ones that its results depend on.
 
         Raises:
             ValueError: If the folder was begun with other arguments.
@@ -59,7 +59,7 @@ class PruningRun:
         return cls(RunFolder(output_dir, settings), model, trainer, target)
 
     def make_plan(self) -> PruningPlan:
-        """Returns the plan, which is made once."""
+        """Returns the plan, made and saved at the first call."""
         path = self.folder.path("plan.json")
         if not path.exists():
             options = dict(self.target)
@@ -71,12 +71,12 @@ class PruningRun:
                 )
             if made is None:
                 options = {"seed": self.trainer.recipe.seed, **options}
-                made = plan(self.model, **{**options, "calibration": self.calibration()})
+                made = plan(self.model, **options | {"calibration": self.calibration()})
             made.save(path)
         return PruningPlan.load(path)
 
     def calibration(self) -> Any:
-        """Returns what to calibrate on: the samples that were given, else training samples."""
+        """Returns the samples for calibration: those that were given, else training samples."""
         if "calibration" in self.target:
             return self.target["calibration"]
         return self.trainer.calibration()
@@ -105,7 +105,7 @@ class PruningRun:
         return self.folder.stage(stage, make)
 
     def with_losses(self, model: keras.Model, matching: float = 0.0) -> keras.Model:
-        """Returns what trains a model with the recipe's further losses: itself if it has none.
+        """Returns a model that trains `model` with the recipe's further losses, if it has any.
 
         Args:
             model: The model.
@@ -125,7 +125,7 @@ class PruningRun:
     def make_result(
         self, pruning_plan: PruningPlan, stages: Sequence[str], test: Any = None
     ) -> PruningResult:
-        """Exports and evaluates what the run made, unless that was done; returns the result.
+        """Exports and evaluates the compact model, unless that was done; returns the result.
 
         Args:
             pruning_plan: How the model was pruned.
@@ -135,6 +135,7 @@ class PruningRun:
         folder = self.folder
         metrics = folder.once("result.json", lambda: self._compare(folder.load(stages[-1]), test))
         history = {name: folder.history(name) for name in stages}
+        # Loaded again: evaluating compiled the other one.
         model = folder.load(stages[-1])
         result = PruningResult(model, pruning_plan, metrics, history, folder.root)
         folder.write_text("table.txt", f"{result}\n")
@@ -143,6 +144,7 @@ class PruningRun:
     def _compare(self, compact: keras.Model, test: Any) -> dict[str, dict[str, float]]:
         """Exports the compact model; returns its metrics and the original's."""
         export_saved_model(compact, self.folder.path("compact_saved_model"))
+        # A copy of the original, which evaluating compiles.
         models = {"original": build_model(canonical(self.model)), "compact": compact}
         return {name: self._measure(model, test) for name, model in models.items()}
 
@@ -156,22 +158,22 @@ class PruningRun:
 
 
 def _settings(model: keras.Model, recipe: Recipe, target: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the results of a run depend on, but for the data and the compilation."""
+    """Returns what the results of a run depend on, apart from the data and the compilation."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
-    given = {name: _text(value) for name, value in target.items() if name != "calibration"}
+    given = {name: _to_text(value) for name, value in target.items() if name != "calibration"}
     original = f"{model.name}, weights {digest.hexdigest()[:16]}"
     return {"model": original, **dataclasses.asdict(recipe), **given}
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """Returns an argument as a text that is the same in every process."""
     if isinstance(value, PruningPlan):
         return hashlib.sha256(value.to_json().encode()).hexdigest()[:16]
-    return json.dumps(value, default=_leaf_text)
+    return json.dumps(value, default=_leaf_to_text)
 
 
-def _leaf_text(leaf: Any) -> str:
-    # A Keras loss tells the address of its function, which is another one in every process.
+def _leaf_to_text(leaf: Any) -> str:
+    # The text of a Keras loss holds the address of its function, which differs between processes.
     return getattr(leaf, "__name__", None) or re.sub(" at 0x[0-9a-f]+", "", repr(leaf))

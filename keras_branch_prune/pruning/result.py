@@ -1,4 +1,4 @@
-"""What became of a pruned model, compared with the original."""
+"""The result of pruning: the compact model, compared with the original."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class PruningResult:
     Args:
         model: The compact model, not compiled.
         plan: Which channels stayed.
-        metrics: By "original" and "compact": loss and metrics on the validation data (`val_…`) and
-            the test data (`test_…`), where there are some, "parameters" and "macs".
+        metrics: By "original" and "compact": "parameters", "macs" (per sample), and loss and
+            metrics on the validation data (`val_…`) and the test data (`test_…`) that was given.
         history: By stage, the logs of its epochs.
-        folder: Where models, plan, histories, table and the SavedModel `compact_saved_model` are.
+        folder: The folder of models, plan, histories, table and the SavedModel
+            `compact_saved_model`.
     """
 
     model: keras.Model

@@ -23,13 +23,12 @@ Models = TypeVar("Models", bound=keras.Model | Mapping[str, keras.Model])
 class RunFolder:
     """The files of one run: its settings, JSON, and the models of its stages with their histories.
 
-    Killed at any moment, a run goes on where it was: every file is either complete or not there, a
-    stage that is done is never done again, and the epochs of one that was interrupted are in its
-    backup.
+    A run that was killed can go on: every file is either complete or not there, a stage that is
+    done is not done again, and the backup of an interrupted stage has its complete epochs.
 
     Args:
         output_dir: The folder; made if need be.
-        settings: What the results depend on, by name; values as in JSON.
+        settings: Everything that the results depend on, by name; values as in JSON.
 
     Attributes:
         root: The folder, as a path.
@@ -38,30 +37,25 @@ class RunFolder:
         ValueError: If the folder was begun with other settings, or holds other files than a run's.
 
     Example:
-        >>> import tempfile
-        >>> import keras
-        >>> import numpy as np
-        >>> import keras_branch_prune as kbp
         >>> x, y = np.ones((8, 4)), np.ones((8, 2))
         >>> def train(folder):
         ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         ...     model.compile("sgd", "mse")
         ...     backup = kbp.EpochBackup(folder)
         ...     done = backup.restore(model)
-        ...     model.fit(x, y, epochs=3, initial_epoch=done, callbacks=[backup], verbose=0)
+        ...     model.fit(x, y, epochs=1, initial_epoch=done, callbacks=[backup], verbose=0)
         ...     return model
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> run = kbp.RunFolder(folder.name, {"epochs": 3})
+        >>> run = kbp.RunFolder("runs/example", {"epochs": 1})
         >>> model = run.stage("original", train)
         >>> [row["epoch"] for row in run.history("original")]
-        [0, 1, 2]
+        [0]
         >>> run.once("size.json", model.count_params)
         10
-        >>> folder.cleanup()
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], settings: Mapping[str, Any]):
         self.root = Path(output_dir)
+        # As they will be read: tuples become lists, whole keys texts.
         settings = json.loads(json.dumps(dict(settings)))
         if not self.path(_SETTINGS).exists():
             self._check_empty()
@@ -87,7 +81,7 @@ class RunFolder:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Returns what a JSON file in the folder holds; made and written if there is none."""
+        """Returns what a JSON file in the folder holds, made and written at the first call."""
         if not self.path(name).exists():
             self.write_json(name, make())
         return self.read_json(name)
@@ -98,8 +92,8 @@ class RunFolder:
         Args:
             name: Name of the stage. Its model is saved as `<name>.keras`, the logs of its epochs as
                 `<name>.history.json`; several models are files in a folder of this name.
-            make: Returns the model, or several that belong together by name; takes the folder for
-                an `EpochBackup`.
+            make: Returns the model, or several that belong together by name, given the folder of
+                the stage's `EpochBackup`.
 
         Returns:
             The model, or the models by name, not compiled.
@@ -112,7 +106,7 @@ class RunFolder:
             models = make(backup)
             self._save(name, models, EpochBackup(backup).history)
         shutil.rmtree(backup, ignore_errors=True)
-        # Always as it was saved: so an interrupted run and an undisturbed one go on alike.
+        # Loaded even if it was just made: then a resumed run goes on from exactly the same.
         return self.load(name)
 
     def load(self, name: str) -> Any:
@@ -138,10 +132,11 @@ class RunFolder:
 
     def _save(self, name: str, models: Any, history: list[dict[str, float]]) -> None:
         if not isinstance(models, Mapping):
+            # The model last: a stage counts as done once it is there.
             self.write_json(f"{name}.history.json", history)
             save_model(models, self.path(f"{name}.keras"))
             return
-        # One folder, put in place at once: its models belong together.
+        # One folder, moved into place at once: models of different attempts must not mix.
         with atomic_write(self.path(name)) as temporary:
             for key, model in models.items():
                 save_model(model, temporary / f"{key}.keras")

@@ -1,4 +1,4 @@
-"""Trains a model the way a recipe says."""
+"""Trains and evaluates models by a recipe."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_branch_prune.data import ShuffledArrays, check_data, first_samples
+from keras_branch_prune.data import ShuffledArrays, check_data, read_first_samples
 from keras_branch_prune.pruning.recipe import Recipe
 from keras_branch_prune.training import EpochBackup, StopOnNonFinite
 
+# Of the early learning rate, while α falls.
 _BLEND_SHARE = 0.2
-
 
 Compile = Callable[[keras.Model], None]
 """Compiles a model with a new optimizer, and the loss and metrics of all stages."""
@@ -27,7 +27,7 @@ Callbacks = Callable[[], Sequence[keras.callbacks.Callback]]
 
 
 def compile_like(model: keras.Model) -> Compile:
-    """Returns what compiles other models as a model is compiled.
+    """Returns a function that compiles other models as a model is compiled.
 
     Raises:
         ValueError: If the model is not compiled.
@@ -46,13 +46,14 @@ def compile_like(model: keras.Model) -> Compile:
 
 
 def _set_learning_rate(model: keras.Model, rate: float) -> None:
-    """Gives a model just compiled a constant learning rate; a schedule is replaced.
+    """Gives a newly compiled model a constant learning rate; a schedule is replaced.
 
     Raises:
         TypeError: If the optimizer takes no constant.
     """
     try:
         model.optimizer.learning_rate = rate
+    # An optimizer that was made with a schedule takes no number.
     except TypeError:
         config = model.optimizer.get_config()
         if "learning_rate" not in config:
@@ -62,7 +63,7 @@ def _set_learning_rate(model: keras.Model, rate: float) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """Trains models on the same data, each from where its backup is.
+    """Trains models on the same data, each from the last epoch in its backup on.
 
     Args:
         compile: Compiles a model.
@@ -94,6 +95,7 @@ class Trainer:
         """The learning rate that fine-tuning begins with."""
         if self.recipe.learning_rate is not None:
             return self.recipe.learning_rate
+        # The rate is known only after compiling, and the caller's models must stay as they are.
         probe = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         self.compile(probe)
         return float(keras.ops.convert_to_numpy(probe.optimizer.learning_rate))
@@ -119,7 +121,7 @@ class Trainer:
         Args:
             model: The model; compiled anew.
             backup: Folder of the backup.
-            epochs: Number of epochs in all.
+            epochs: Number of epochs in all, with those in the backup.
             learning_rate: The learning rate at the start.
             callbacks: The callbacks of this stage, called before the others.
             finished: Whether no more epochs are needed; asked after the backup was restored.
@@ -135,9 +137,10 @@ class Trainer:
         done = keeper.restore(model)
         if done >= epochs or finished():
             return
+        # A resumed training must not draw the numbers of the first epochs again.
         keras.utils.set_random_seed(self.recipe.seed + done)
         model.fit(
-            self._shuffled(done),
+            self._shuffle(done),
             shuffle=isinstance(self.train, keras.utils.PyDataset),
             epochs=epochs,
             initial_epoch=done,
@@ -165,24 +168,24 @@ class Trainer:
     def calibration(self) -> Any:
         """Returns training samples for calibration, `(inputs, targets)`, or `None`.
 
-        Of arrays they are drawn without replacement, of a dataset they are the first ones.
+        From arrays they are drawn without replacement; of a dataset the first are taken.
         """
         count = self.recipe.calibration_samples
         if not count:
             return None
         if not isinstance(self.train, tuple):
-            return first_samples(self.train, count)
+            return read_first_samples(self.train, count)
         samples = len(tree.flatten(self.train)[0])
         rng = np.random.default_rng(self.recipe.seed)
         chosen = np.sort(rng.permutation(samples)[:count])
         return tree.map_structure(lambda array: np.asarray(array)[chosen], self.train[:2])
 
-    def _shuffled(self, epoch: int) -> Any:
-        """Returns the training data from an epoch on."""
+    def _shuffle(self, epoch: int) -> Any:
+        """Returns the training data from an epoch on, arrays in an order by seed and epoch."""
         if not isinstance(self.train, tuple):
             return self.train
         return ShuffledArrays(self.train, self.recipe.batch_size, self.recipe.seed, epoch)
 
     def _batch_size(self, data: Any) -> int | None:
-        """Returns the batch size that data needs to be told."""
+        """Returns the batch size for `fit` and `evaluate`: datasets have their own."""
         return self.recipe.batch_size if isinstance(data, tuple) else None

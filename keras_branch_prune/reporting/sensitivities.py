@@ -19,7 +19,7 @@ from keras_branch_prune.analysis import (
     in_scope,
 )
 from keras_branch_prune.branching import branch, merge
-from keras_branch_prune.common import check_share, format_table, require
+from keras_branch_prune.common import format_table, require, require_share
 from keras_branch_prune.data import Batch, read_batches
 from keras_branch_prune.layers import set_alpha
 from keras_branch_prune.planning import WidthLimits
@@ -165,7 +165,7 @@ def sensitivity(
 
 def _check_ratios(widths: Sequence[float]) -> tuple[float, ...]:
     require(len(widths) > 0, "widths", widths, "a sequence of numbers, not empty")
-    return tuple(sorted({check_share("widths", ratio) for ratio in widths}))
+    return tuple(sorted({require_share("widths", ratio) for ratio in widths}))
 
 
 class _Trial:

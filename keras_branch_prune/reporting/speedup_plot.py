@@ -28,9 +28,8 @@ def plot_speedup(result: BenchmarkResult, path: str | os.PathLike[str]) -> Path:
     confidence intervals of 95 %, see `BenchmarkResult.speedup_interval`.
 
     Example:
-        >>> models = {"original": model, "pruned": compact}  # doctest: +SKIP
-        >>> result = keras_branch_prune.benchmark(models)  # doctest: +SKIP
-        >>> path = keras_branch_prune.plot_speedup(result, "speedup.png")  # doctest: +SKIP
+        >>> models = {"original": model, "pruned": compact}
+        >>> path = kbp.plot_speedup(kbp.benchmark(models, seconds=0.1), "speedup.png")
 
     Args:
         result: What `benchmark` returns, with two variants or more whose MACs are known.

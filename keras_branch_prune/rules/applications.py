@@ -14,7 +14,7 @@ from keras_branch_prune.rules.joining import Elementwise
 
 @dataclasses.dataclass(frozen=True)
 class LayerScaleRule(Channelwise):
-    """A factor per channel, whose number stands in the config."""
+    """`LayerScale` of ConvNeXt: a factor per channel, and their number in the config."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Takes the factors of the kept channels."""
@@ -26,7 +26,9 @@ def application_rules() -> dict[type, Rule]:
     """Returns the rules by class; a class that this version of Keras does not have is left out."""
     rules: dict[tuple[str, str], Rule] = {
         ("convnext", "LayerScale"): LayerScaleRule(_last_axis),
+        # It drops whole samples.
         ("convnext", "StochasticDepth"): Channelwise(),
+        # The sum of two tensors, one of them times a number.
         ("inception_resnet_v2", "CustomScaleLayer"): Elementwise(),
     }
     found = {application_layer(module, name): rule for (module, name), rule in rules.items()}

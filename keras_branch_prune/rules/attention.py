@@ -1,4 +1,4 @@
-"""The rules of multi-head attention, whole and split (see `attention.py`)."""
+"""The rules of multi-head attention: of whole layers and of the parts in `graph/attention.py`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from keras_branch_prune.channels import (
     Layout,
     Layouts,
     Segment,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
 from keras_branch_prune.graph import (
     MAY_BE_MASKED,
@@ -28,9 +26,9 @@ from keras_branch_prune.graph import (
     Unit,
     Value,
     attention_inputs,
-    why_whole,
+    reason_to_keep_whole,
 )
-from keras_branch_prune.rules.base import Barrier, Rule, described, keep_all_whole, positions
+from keras_branch_prune.rules.base import Barrier, Rule, describe, keep_all_whole, positions
 from keras_branch_prune.rules.linear import Expands, LinearMap, LinearRule
 
 
@@ -40,25 +38,27 @@ class WholeAttention(Barrier):
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
-        reason = why_whole(call) or MAY_BE_MASKED
-        keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+        reason = reason_to_keep_whole(call) or MAY_BE_MASKED
+        keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
 
     def macs(self, call: Call) -> int | None:
-        """Returns those of the projections and of all pairs of positions."""
+        """Returns the MACs of the projections, the scores and the weighted sums."""
         return _attention_macs(call)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadMap(LinearMap):
-    """A projection to heads: of queries and keys it produces heads, of values what is in them.
+    """The projection of queries, keys or values to heads.
 
-    A head of queries or keys has a fixed number of channels: it is a channel that stands several
-    times. A head of values consists of the channels of a group of its own.
+    With 4 heads of 16 channels each, the projections of queries and keys produce a group of 4
+    heads; each is repeated 16 times, as the channels in it stay. That of values produces a group of
+    16 value channels, which every head of the queries' group has.
     """
 
     def _produce(self, unit: Unit, axis: int, tracker: ChannelTracker) -> Layout:
         heads, size = _heads(unit)
         whole = unit.config["heads_of"]
+        # The layouts of `produce` are not used: the axis is heads · size long.
         if whole is None:
             tracker.produce(unit, axis, heads)
             segment = Segment(unit.name, heads, repeat=size)
@@ -68,7 +68,7 @@ class HeadMap(LinearMap):
         return Layout(axis, (Block(1, (segment,)),))
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
-        """Returns the kernel as `(everything else, heads)` or `(everything else, channels)`."""
+        """Returns the kernel as `(everything else, heads)`, or `(…, value channels)` of values."""
         heads, size = _heads(unit)
         kernel = unit.arrays()[0].reshape(-1, heads, size)
         if unit.config["heads_of"] is None:
@@ -78,14 +78,15 @@ class HeadMap(LinearMap):
 
 @dataclasses.dataclass(frozen=True)
 class HeadAttentionRule:
-    """Attention between the projections: heads and value channels go through."""
+    """Attention between the projections: its output has the heads and channels of the values."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Ties the heads of queries and keys, and hands the value's layout on."""
+        """Ties the heads of queries and keys, and returns the layout of the values."""
         value, query, key, *others = layouts
-        where = described(call.unit)
+        where = describe(call.unit)
         keep_all_whole(others, tracker, f"{where} uses it as a mask")
         if len(call.outputs) > 1 or value is None or query is None or key is None:
+            # Scores have an axis of heads too, along which nothing could be narrowed.
             reason = f"{where} returns its attention scores"
             keep_all_whole((value, query, key), tracker, reason)
             return None
@@ -93,14 +94,14 @@ class HeadAttentionRule:
         return value
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Makes it the attention of fewer heads, or of heads that return less."""
+        """Returns the attention of fewer heads, of fewer value channels, or of both."""
         (segment,) = layout.segments()
         assert segment.inner is not None
         config = {"num_heads": segment.width(kept), "value_dim": segment.inner.width(kept)}
         return call.replace_unit(config=config)
 
     def macs(self, call: Call) -> int:
-        """Returns those of the scores and of the weighted sums, for all pairs of positions."""
+        """Returns the MACs of the scores and of the weighted sums, for all pairs of positions."""
         (_, query, key), config = call.args, call.unit.config
         pairs = positions(call, query, 2) * positions(call, key, 2)
         return pairs * int(config["num_heads"]) * (config["key_dim"] + config["value_dim"])
@@ -108,19 +109,20 @@ class HeadAttentionRule:
 
 @dataclasses.dataclass(frozen=True)
 class GroupedAttention(LinearRule):
-    """Attention of which several heads of queries share one of keys and values, as one layer.
+    """`GroupQueryAttention`, where several heads of queries share one of keys and values.
 
-    It reads its inputs and makes its output through kernels; heads stay. Keras wants the query, the
-    value and the output to be equally wide.
+    It consumes query, key and value, and produces its output; its heads stay. Keras wants query,
+    value and output to be equally wide.
     """
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Ends the inputs' groups here, and ties the output's to query and value."""
-        unit, where, roles = call.unit, described(call.unit), self.inputs(call)
+        """Notes the consumed inputs; ties the channels it produces to query and value."""
+        unit, where, roles = call.unit, describe(call.unit), self.inputs(call)
         reason = self._why_not(call)
         if reason is not None:
             keep_all_whole(layouts, tracker, f"{where} {reason}")
             return None
+        # By tensor, as one may be query, key and value at once.
         by_value = dict(zip(call.inputs, layouts, strict=True))
         for value, layout in by_value.items():
             if value not in roles.values():
@@ -139,6 +141,7 @@ class GroupedAttention(LinearRule):
             return "has a gate"
         if len(call.outputs) > 1:
             return "returns its attention scores"
+        # Kernels of query, key, value and output, each with its bias behind it if there are any.
         if len(call.unit.weights) != (8 if call.unit.config["use_bias"] else 4):
             return "has more weights than kernels and biases"
         return None
@@ -148,15 +151,13 @@ class GroupedAttention(LinearRule):
         return attention_inputs(call)
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
-        """Returns the attention with its first and last kernels multiplied."""
-        step = 2 if unit.config["use_bias"] else 1
-        arrays = [array.astype(np.float64) for array in unit.arrays()]
-        for index, role in enumerate(("query", "key", "value")):
-            arrays[index * step] = expand_kernel(arrays[index * step], 0, expands.get(role))
-        arrays[3 * step] = reduce_kernel(arrays[3 * step], -1, reduce)
-        arrays[3 * step + 1 :] = [reduce_bias(bias, reduce) for bias in arrays[3 * step + 1 :]]
-        dtype = unit.arrays()[0].dtype
-        return unit.replace(weights=tuple(array.astype(dtype) for array in arrays))
+        """Returns the attention with the kernels of its inputs and output multiplied."""
+        # The order of the weights is as in `_why_not`.
+        step, weights = 2 if unit.config["use_bias"] else 1, list(unit.weights)
+        for index, role in zip(range(0, 3 * step, step), ("query", "key", "value"), strict=True):
+            (weights[index],) = multiply_weights([weights[index]], (0, -1), expands.get(role), None)
+        weights[3 * step :] = multiply_weights(weights[3 * step :], (0, -1), None, reduce)
+        return unit.replace(weights=tuple(weights))
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the kernel of the output as `(everything else, output channels)`."""
@@ -164,7 +165,7 @@ class GroupedAttention(LinearRule):
         return kernel.reshape(-1, kernel.shape[-1])
 
     def macs(self, call: Call) -> int | None:
-        """Returns those of the projections and of all pairs of positions."""
+        """Returns the MACs of the projections, the scores and the weighted sums."""
         return _attention_macs(call)
 
 
@@ -191,6 +192,7 @@ def _attention_macs(call: Call) -> int | None:
     lengths = [positions(call, x, 2) for x in (query, key, value, query)]
     sizes = [math.prod(kernel.shape) for kernel in kernels]
     projections = sum(length * size for length, size in zip(lengths, sizes, strict=True))
-    # Heads of queries, of which several may share one of keys and values.
+    # Kernels of queries are (inputs, heads, size). Scores and weighted sums are made per head of
+    # the queries, of which several may share one of keys and values.
     heads, channels = kernels[0].shape[1], kernels[1].shape[2] + kernels[2].shape[2]
     return projections + lengths[0] * lengths[1] * heads * channels

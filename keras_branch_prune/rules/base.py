@@ -1,7 +1,7 @@
-"""The kinds of rules: what a layer can do to channels.
+"""What a rule is, and what rules share.
 
-A rule answers two questions about a layer. `trace`: which channel groups come out, given those that
-go in? `narrow`: how is the layer called when some channels are gone?
+A rule answers two questions about a layer. `trace`: which channels are in its output, given those
+in its inputs? `narrow`: how is the layer called when some channels are gone?
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keras_branch_prune.channels import ChannelMatrices, ChannelTracker, Kept, L
 from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array, has_fused_activation
 
 Traced = Layout | Sequence[Layout | None] | None
-"""The layout of the first output, or of every output."""
+"""The layout of the first output, or one per output; outputs without one are not tracked."""
 
 
 class Rule(Protocol):
@@ -44,8 +44,8 @@ def keep_all_whole(layouts: Layouts, tracker: ChannelTracker, reason: str) -> No
         tracker.keep_whole(layout, reason)
 
 
-def described(unit: Unit) -> str:
-    """Returns name and class of a layer, for messages."""
+def describe(unit: Unit) -> str:
+    """Returns name and class of a layer for messages, such as `'conv1' (Conv2D)`."""
     return f"'{unit.name}' ({unit.cls.__name__})"
 
 
@@ -57,15 +57,15 @@ class Barrier:
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> None:
         """Keeps all inputs whole."""
-        keep_all_whole(layouts, tracker, f"{described(call.unit)} {self.reason}")
+        keep_all_whole(layouts, tracker, f"{describe(call.unit)} {self.reason}")
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: the inputs of a barrier are never narrowed."""
-        raise AssertionError(f"{described(call.unit)} is a barrier and cannot be narrowed")
+        raise AssertionError(f"{describe(call.unit)} is a barrier and cannot be narrowed")
 
 
 class Weightless:
-    """What rules of layers without weights or sizes share: the narrow layer is the layer itself."""
+    """A layer whose config and weights do not depend on the number of channels."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Returns the call itself."""
@@ -73,13 +73,15 @@ class Weightless:
 
 
 def channel_axis(unit: Unit, value: Value) -> int:
-    """Returns the channel axis that a layer's `data_format` means for a tensor."""
+    """Returns the channel axis of a tensor by a layer's `data_format`; the last without one."""
     first = unit.config.get("data_format") == "channels_first"
     return 1 if first else len(value.shape) - 1
 
 
 def positions(call: Call, value: Value, *axes: int) -> int:
-    """Returns the number of positions in a tensor of one sample, along all axes but these.
+    """Returns the number of positions in a tensor of one sample: the product of all other axes.
+
+    Of `(batch, 8, 8, 16)` with `axes` = 3 they are 64.
 
     Raises:
         ValueError: If one of the dimensions is open.
@@ -100,16 +102,17 @@ def has_bias(unit: Unit) -> bool:
 
 
 def add_bias(unit: Unit, shape: tuple[int, ...], config: Mapping[str, Any]) -> Unit:
-    """Returns a layer of one kernel with a bias of zeros, which this config asks for."""
+    """Returns a layer of one kernel with a bias of zeros of this shape, and the config changed."""
     (kernel,) = unit.weights
     zeros = Deferred(shape, lambda: np.zeros(shape, as_array(kernel).dtype))
     return unit.replace(config=config, weights=(kernel, zeros))
 
 
 class Folding(abc.ABC):
-    """Layers of a kernel and perhaps a bias, which take in a map scale · x + shift per channel.
+    """Layers of a kernel and perhaps a bias, into which BatchNormalization can be folded.
 
-    BatchNormalization before or behind them is such a map at inference.
+    At inference BatchNormalization is scale · x + shift per channel, a diagonal map. Before such a
+    layer it is multiplied in as an expand map, behind it as a reduce map.
     """
 
     transposed: bool = False
@@ -118,7 +121,7 @@ class Folding(abc.ABC):
     def multiply(
         self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
     ) -> Unit:
-        """Returns `reduce ∘ unit ∘ expands["input"]` as one layer, of diagonal maps at least."""
+        """Returns `reduce ∘ unit ∘ expands["input"]` as one layer, for diagonal maps at least."""
 
     def channel_axes(self, call: Call) -> tuple[int, int]:
         """Returns the channel axes of the input and the output."""
@@ -126,7 +129,7 @@ class Folding(abc.ABC):
         return channel_axis(call.unit, before), channel_axis(call.unit, after)
 
     def with_bias(self, call: Call) -> Unit | None:
-        """Returns the unit with a bias, of zeros where it has none; `None` if that cannot be."""
+        """Returns the unit with a bias, of zeros if it has none; `None` if it cannot have one."""
         unit, width = call.unit, call.outputs[0].shape[self.channel_axes(call)[1]]
         if len(unit.weights) != 1 + has_bias(unit):
             return None
@@ -137,21 +140,22 @@ class Folding(abc.ABC):
         return add_bias(unit, (width,), {"use_bias": True})
 
     def shifts_evenly(self, unit: Unit) -> bool:
-        """Whether a constant added to an input channel adds one to all of each output channel.
+        """Whether a constant added to an input channel adds the same at all output positions.
 
-        It does not where a convolution adds zeros at the border, nor where a transposed one adds up
-        more values at some positions than at others.
+        It does not where a convolution pads with zeros, as kernels at the border see less of it,
+        nor where the results of a transposed convolution overlap more at some positions.
         """
         config = unit.config
         if config.get("padding") == "valid" and not self.transposed:
             return True
+        # A kernel of one pixel sees no border; with strides a transposed one leaves gaps.
         single = set(np.ravel(config.get("kernel_size", 0))) == {1}
         return single and (not self.transposed or set(np.ravel(config.get("strides", 0))) == {1})
 
     def fold_input(
         self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
     ) -> Unit | None:
-        """Returns the unit that also maps the channels of its input.
+        """Returns the unit with scale · x + shift multiplied in before it.
 
         Args:
             call: A call that reads one tensor.
@@ -160,7 +164,7 @@ class Folding(abc.ABC):
             shift: One summand per channel, float64.
 
         Returns:
-            The unit; `None` if no layer of this class does exactly that.
+            The unit; `None` if no layer of this class computes exactly that.
         """
         unit = self.with_bias(call)
         if unit is None or axis != self.channel_axes(call)[0]:
@@ -172,8 +176,9 @@ class Folding(abc.ABC):
     def fold_output(
         self, call: Call, axis: int, scale: np.ndarray, shift: np.ndarray
     ) -> Unit | None:
-        """Returns the unit that also maps the channels of its output; all as for `fold_input`."""
+        """Returns the unit with scale · y + shift multiplied in behind it; see `fold_input`."""
         unit = self.with_bias(call)
+        # A fused activation lies between the kernel and the map.
         if unit is None or has_fused_activation(unit) or axis != self.channel_axes(call)[1]:
             return None
         return self.multiply(unit, {}, ChannelMatrices.diagonal(scale, shift))

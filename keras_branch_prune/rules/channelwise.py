@@ -1,4 +1,4 @@
-"""The rules of layers that treat every channel for itself."""
+"""The rules of layers that compute each channel from that channel alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from keras_branch_prune.channels import (
     Kept,
     Layout,
     Layouts,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
-from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.graph import Call, Unit, Value, as_array
 from keras_branch_prune.rules.base import (
     Folding,
     channel_axis,
-    described,
+    describe,
     keep_all_whole,
     positions,
 )
@@ -35,14 +32,15 @@ def _any_axis(unit: Unit, value: Value, layout: Layout) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Channelwise:
-    """A layer with one input that treats every channel alone and keeps their order.
+    """A layer with one input that computes each channel from that channel alone, in their order.
 
     Args:
-        applies: Whether a call is channelwise, given the unit, its input and the input's layout.
+        applies: Whether a call is so, given the unit, its input and the input's layout.
         weight_axis: Maps the channel axis of the input to that of the weights; a weight of size 1
             along it is shared by all channels.
-        drops_positions: Whether all axes but batch and channels may go (global pooling).
-        otherwise: The barrier's reason where `applies` says no.
+        drops_positions: Whether the output is `(batch, channels)` unless `keepdims` is set, as that
+            of global pooling.
+        otherwise: Why the channels stay where `applies` is false.
     """
 
     applies: Callable[[Unit, Value, Layout], bool] = _any_axis
@@ -51,14 +49,15 @@ class Channelwise:
     otherwise: str = "works along another axis than the channels"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Hands the input's layout on."""
+        """Returns the input's layout."""
         layout, *others = layouts
         if layout is None:
             return None
         if others or not self.applies(call.unit, call.inputs[0], layout):
             reason = "is given a mask or another tensor" if others else self.otherwise
-            keep_all_whole(layouts, tracker, f"{described(call.unit)} {reason}")
+            keep_all_whole(layouts, tracker, f"{describe(call.unit)} {reason}")
             return None
+        # All calls share the weights, one entry per channel, so they must keep the same channels.
         if call.unit.weights:
             tracker.tie_calls(call.unit, "input", layout)
         dropped = self.drops_positions and not call.unit.config["keepdims"]
@@ -69,49 +68,51 @@ class Channelwise:
         if not call.unit.weights:
             return call
         axis, indices = self.weight_axis(layout.axis), layout.kept_indices(kept)
-        weights = [_taken(weight, indices, axis) for weight in call.unit.arrays()]
+        weights = [_take_channels(weight, indices, axis) for weight in call.unit.arrays()]
         return call.replace_unit(weights=tuple(weights))
 
     def macs(self, call: Call) -> int:
-        """Elementwise products are not counted."""
+        """Returns 0: elementwise products are not counted."""
         return 0
 
 
-def _taken(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Returns entries along an axis; a scalar, or what has size 1 there, is for all channels."""
+def _take_channels(array: np.ndarray, indices: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns some channels of a weight; one of size 1 along the axis is shared by all."""
     shared = array.ndim == 0 or array.shape[axis] == 1
     return array if shared else array.take(indices, axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class GivenStatistics(Channelwise):
-    """`Normalization`, whose mean and variance may stand in the config instead of the weights."""
+    """`Normalization`, whose mean and variance may be in the config instead of the weights."""
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Takes the statistics of the kept channels, wherever they stand."""
+        """Takes the statistics of the kept channels, in the weights and in the config."""
         indices, config = layout.kept_indices(kept), {}
         for key in ("mean", "variance"):
             given = call.unit.config[key]
-            config[key] = None if given is None else _taken(np.asarray(given), indices).tolist()
+            config[key] = (
+                None if given is None else _take_channels(np.asarray(given), indices).tolist()
+            )
         return super().narrow(call, layout, kept).replace_unit(config=config)
 
 
 @dataclasses.dataclass(frozen=True)
 class Depthwise(Folding):
-    """A depthwise convolution: every channel becomes `depth_multiplier` channels of its own."""
+    """A depthwise convolution: each channel becomes `depth_multiplier` output channels."""
 
     activation_key = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Returns the layout with every channel repeated."""
+        """Returns the layout with every channel repeated `depth_multiplier` times."""
         (layout,) = layouts
         if layout is None:
             return None
         if layout.axis != channel_axis(call.unit, call.inputs[0]):
-            tracker.keep_whole(layout, f"{described(call.unit)} works along another axis")
+            tracker.keep_whole(layout, f"{describe(call.unit)} works along another axis")
             return None
         tracker.tie_calls(call.unit, "input", layout)
-        return layout.repeated(self.multiplier(call.unit))
+        return layout.repeat(self.multiplier(call.unit))
 
     def multiplier(self, unit: Unit) -> int:
         """Returns the number of output channels per input channel."""
@@ -121,7 +122,7 @@ class Depthwise(Folding):
         """Takes the kernels and biases of the kept channels."""
         kernel, *biases = call.unit.arrays()
         inputs = layout.kept_indices(kept)
-        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        outputs = layout.repeat(self.multiplier(call.unit)).kept_indices(kept)
         narrow = [kernel.take(inputs, -2), *(bias.take(outputs) for bias in biases)]
         return call.replace_unit(weights=tuple(narrow))
 
@@ -135,27 +136,27 @@ class Depthwise(Folding):
         self, unit: Unit, expands: Mapping[str, ChannelMatrices], reduce: ChannelMatrices | None
     ) -> Unit:
         """Returns `reduce ∘ unit ∘ expand` for diagonal maps, after which it is still depthwise."""
-        kernel, bias = (array.astype(np.float64) for array in unit.arrays())
-        # Every output channel is made of one input channel: both are the last axis.
+        kernel, bias = unit.arrays()
+        # (…, channels, multiplier) as (…, outputs): each output is made of one input channel, so
+        # that both maps scale the same axis.
         flat, expand = kernel.reshape(*kernel.shape[:-2], -1), expands.get("input")
-        expand = expand and expand.repeated(self.multiplier(unit))
-        bias = reduce_bias(expand_bias(bias, flat, (-1, -1), expand), reduce)
-        flat = reduce_kernel(expand_kernel(flat, -1, expand), -1, reduce)
-        dtype = unit.arrays()[0].dtype
-        return unit.replace(weights=(flat.reshape(kernel.shape).astype(dtype), bias.astype(dtype)))
+        expand = expand and expand.repeat(self.multiplier(unit))
+        product, bias = map(as_array, multiply_weights((flat, bias), (-1, -1), expand, reduce))
+        return unit.replace(weights=(product.reshape(kernel.shape), bias))
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupedDepthwise(Depthwise):
-    """A grouped convolution with one input channel per group, which is a depthwise one."""
+    """A grouped convolution with one input channel per group, that is, a depthwise one."""
 
     def multiplier(self, unit: Unit) -> int:
         """Returns the number of output channels per group."""
         return int(unit.config["filters"] // unit.config["groups"])
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Takes the kernels and biases of the kept channels, which are along the last axis."""
-        outputs = layout.repeated(self.multiplier(call.unit)).kept_indices(kept)
+        """Takes the kernels and biases of the kept channels."""
+        # The kernel is (…, 1, outputs): both weights have the outputs last, and no input axis.
+        outputs = layout.repeat(self.multiplier(call.unit)).kept_indices(kept)
         config = {"groups": len(layout.kept_indices(kept)), "filters": len(outputs)}
         weights = tuple(array.take(outputs, axis=-1) for array in call.unit.arrays())
         return call.replace_unit(config=config, weights=weights)
@@ -163,16 +164,16 @@ class GroupedDepthwise(Depthwise):
 
 @dataclasses.dataclass(frozen=True)
 class GroupNorm:
-    """Normalization over groups of channels: every group keeps the same number of channels."""
+    """`GroupNormalization`: each of its groups keeps the same number of channels."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Partitions the channels into the groups, unless every channel is one."""
+        """Partitions the channels into its groups, unless each channel is a group."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
             return None
         segment = layout.single_segment()
         if segment is None or layout.axis != call.unit.config["axis"] % len(value.shape):
-            reason = f"{described(call.unit)} does not normalize one group of channels"
+            reason = f"{describe(call.unit)} does not normalize one group of channels"
             tracker.keep_whole(layout, reason)
             return None
         tracker.tie_calls(call.unit, "input", layout)
@@ -191,4 +192,5 @@ class GroupNorm:
 
     @staticmethod
     def _is_per_channel(unit: Unit, channels: int) -> bool:
+        # -1 stands for instance normalization; Keras replaces it when the layer is built.
         return unit.config["groups"] in (-1, channels)

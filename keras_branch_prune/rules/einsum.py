@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
-from typing import Any
 
 import numpy as np
 
@@ -15,13 +13,10 @@ from keras_branch_prune.channels import (
     ChannelTracker,
     Layout,
     Layouts,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
-from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
-from keras_branch_prune.rules.base import Folding, add_bias, described, positions
+from keras_branch_prune.graph import Call, Unit, Value
+from keras_branch_prune.rules.base import Folding, add_bias, describe, positions
 from keras_branch_prune.rules.linear import Expands, LinearRule
 
 
@@ -46,7 +41,7 @@ class _ChannelEquation:
 
     @classmethod
     def parse(cls, unit: Unit) -> _ChannelEquation | None:
-        """Reads the equation of a layer; `None` if it is no channel map."""
+        """Reads the equation of a layer; `None` if it does not map one channel axis to another."""
         equation = re.sub(r"\s", "", unit.config["equation"])
         match = re.fullmatch(r"(\.\.\.)?(\w+),(\w\w)->(\.\.\.)?(\w+)", equation)
         if match is None or match[1] != match[4]:
@@ -55,11 +50,14 @@ class _ChannelEquation:
         contracted = [letter for letter in kernel if letter not in outputs]
         produced = [letter for letter in kernel if letter not in inputs]
         others = [letter for letter in inputs if letter not in kernel]
+        # One letter of the kernel is summed over, the other is new. In "abc,bc->ab" b is neither.
         if len(contracted) != 1 or len(produced) != 1 or contracted[0] not in inputs:
             return None
         plain = len(set(inputs)) == len(inputs) and len(set(outputs)) == len(outputs)
+        # Else positions move, as in "abc,cd->bad", or a diagonal is read, as in "aac,cd->ad".
         if not plain or [letter for letter in outputs if letter not in kernel] != others:
             return None
+        # Without an ellipsis the first letter is the batch, whose samples must not be mixed.
         if match[1] is None and (inputs[0] in kernel or outputs[0] in kernel):
             return None
         if unit.config["bias_axes"] not in (None, produced[0]):
@@ -78,7 +76,7 @@ class EinsumMap(Folding, LinearRule):
     activation_key = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Ends the input's groups at this consumer and begins the producer's."""
+        """Notes the layer as consumer of its input; returns the layout that it produces."""
         unit, (layout,), (value,), (output,) = call.unit, layouts, call.inputs, call.outputs
         equation, reason = _ChannelEquation.parse(unit), None
         if equation is None:
@@ -86,10 +84,10 @@ class EinsumMap(Folding, LinearRule):
         elif len(unit.weights) != 1 + self.has_bias(unit):
             reason = "has more weights than a kernel and a bias"
         if equation is None or reason is not None:
-            tracker.keep_whole(layout, f"{described(unit)} {reason}")
+            tracker.keep_whole(layout, f"{describe(unit)} {reason}")
             return None
         if layout is not None and layout.axis != equation.input_axis + len(value.shape):
-            tracker.keep_whole(layout, f"{described(unit)} reads another axis than the channels")
+            tracker.keep_whole(layout, f"{describe(unit)} reads another axis than the channels")
             layout = None
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(value, unit, "input")
@@ -109,35 +107,11 @@ class EinsumMap(Folding, LinearRule):
         equation = _ChannelEquation.parse(unit)
         if equation is None:
             return unit
-        kernel, *biases = unit.weights
-        expand, sizes = expands.get("input"), list(kernel.shape)
-        if expand is not None:
-            sizes[equation.kernel_input_axis] = expand.shape[0]
-        if reduce is not None:
-            sizes[equation.kernel_output_axis] = reduce.shape[1]
-        width = sizes[equation.kernel_output_axis]
-        # Axes that the output has behind the channels stand in the bias with size 1.
-        bias_shape = (width, *(1,) * (-1 - equation.output_axis))
-
-        def product() -> np.ndarray:
-            array = as_array(kernel)
-            axis = equation.kernel_input_axis
-            expanded = expand_kernel(array.astype(np.float64), axis, expand)
-            reduced = reduce_kernel(expanded, equation.kernel_output_axis, reduce)
-            return reduced.astype(array.dtype)
-
-        def reduced_bias(bias: Any) -> np.ndarray:
-            array, axes = as_array(bias), (equation.kernel_input_axis, equation.kernel_output_axis)
-            flat = expand_bias(array.astype(np.float64).ravel(), kernel, axes, expand)
-            return reduce_bias(flat, reduce).reshape(bias_shape).astype(array.dtype)
-
-        weights = [Deferred(bias_shape, functools.partial(reduced_bias, bias)) for bias in biases]
+        axes = (equation.kernel_input_axis, equation.kernel_output_axis)
+        weights = multiply_weights(unit.weights, axes, expands.get("input"), reduce)
         shape = list(unit.config["output_shape"])
-        shape[equation.output_axis] = width
-        return unit.replace(
-            config={"output_shape": tuple(shape)},
-            weights=(Deferred(tuple(sizes), product), *weights),
-        )
+        shape[equation.output_axis] = weights[0].shape[equation.kernel_output_axis]
+        return unit.replace(config={"output_shape": tuple(shape)}, weights=weights)
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the kernel as `(input channels, output channels)`."""
@@ -146,7 +120,7 @@ class EinsumMap(Folding, LinearRule):
         return np.moveaxis(unit.arrays()[0], equation.kernel_output_axis, -1)
 
     def macs(self, call: Call) -> int | None:
-        """Returns, for any equation, what one value of the output takes times their number."""
+        """Returns the values of the output times the terms that each sums, for any equation."""
         unit, (output,) = call.unit, call.outputs
         if len(unit.weights) != 1 + self.has_bias(unit):
             return None
@@ -171,6 +145,7 @@ class EinsumMap(Folding, LinearRule):
             return unit
         letter = unit.config["equation"][equation.output_axis]
         width = unit.weights[0].shape[equation.kernel_output_axis]
+        # Keras' bias has an axis of size 1 for every axis behind that of the channels.
         return add_bias(unit, (width, *(1,) * (-1 - equation.output_axis)), {"bias_axes": letter})
 
     def shifts_evenly(self, unit: Unit) -> bool:

@@ -8,7 +8,7 @@ from keras import tree
 
 from keras_branch_prune.channels import ChannelTracker, Layout, Layouts, side_by_side
 from keras_branch_prune.graph import Call, Value
-from keras_branch_prune.rules.base import Weightless, described, keep_all_whole
+from keras_branch_prune.rules.base import Weightless, describe, keep_all_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +17,11 @@ class Elementwise(Weightless):
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Ties all inputs but those that broadcast a single channel."""
-        known = [layout for layout in layouts if layout is not None]
-        if not known:
+        pairs, where = list(zip(layouts, call.inputs, strict=True)), describe(call.unit)
+        # Broadcasting aligns the last axes, so axes are counted from the end.
+        axes = {layout.axis - len(value.shape) for layout, value in pairs if layout is not None}
+        if not axes:
             return None
-        where = described(call.unit)
-        # Broadcasting aligns the last axes, so axes are compared as counted from there.
-        axes = {
-            layout.axis - len(value.shape)
-            for layout, value in zip(layouts, call.inputs, strict=True)
-            if layout is not None
-        }
         ranks = {len(value.shape) for value in call.inputs}
         if len(axes) > 1 or (len(ranks) > 1 and axes != {-1}):
             keep_all_whole(layouts, tracker, f"{where} merges tensors of different ranks or axes")
@@ -36,9 +31,10 @@ class Elementwise(Weightless):
             keep_all_whole(layouts, tracker, f"{where} has a constant for every channel")
             return None
         channels = call.outputs[0].shape[axis]
+        # A tensor of one channel is broadcast and fits any width.
         tied = [
             layout
-            for layout, value in zip(layouts, call.inputs, strict=True)
+            for layout, value in pairs
             if len(value.shape) >= -axis and value.shape[axis] == channels
         ]
         tracker.tie(tied, where)
@@ -49,22 +45,21 @@ class Elementwise(Weightless):
 
 @dataclasses.dataclass(frozen=True)
 class Concatenation(Weightless):
-    """Lays groups side by side along the channel axis, or ties them along another one."""
+    """Puts groups side by side along the channel axis, or ties them along another axis."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Returns the layout of the concatenated tensor."""
-        known = [layout for layout in layouts if layout is not None]
-        if not known:
+        axes, where = {layout.axis for layout in layouts if layout is not None}, describe(call.unit)
+        if not axes:
             return None
-        where = described(call.unit)
-        axes = {layout.axis for layout in known}
         if len(axes) > 1:
             keep_all_whole(layouts, tracker, f"{where} merges tensors of different channel axes")
             return None
         (axis,) = axes
         if call.unit.config["axis"] % len(call.outputs[0].shape) != axis:
             tracker.tie(layouts, where)
-            return known[0] if len(known) == len(layouts) else None
+            return None if None in layouts else layouts[0]
+        # Channels that are not tracked stay whole, but those beside them may go.
         parts = [
             layout or tracker.constant_source(axis, value.shape[axis])
             for layout, value in zip(layouts, call.inputs, strict=True)

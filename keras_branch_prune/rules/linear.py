@@ -1,13 +1,11 @@
-"""The rules of layers that mix channels linearly: consumers of one group, producers of another."""
+"""The rules of layers that mix channels linearly: they consume one group and produce another."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,34 +15,32 @@ from keras_branch_prune.channels import (
     Kept,
     Layout,
     Layouts,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
+    multiply_weights,
 )
-from keras_branch_prune.graph import Call, Deferred, Unit, Value, as_array
+from keras_branch_prune.graph import Call, Unit, Value
 from keras_branch_prune.rules.base import (
     Barrier,
     Folding,
     channel_axis,
-    described,
+    describe,
     has_bias,
     positions,
 )
 
 Expands = Mapping[str, ChannelMatrices]
-"""Role of an input → the map k → C that stands before it."""
+"""Role of an input, such as `"input"` or `"query"` → the map k → C before it."""
 
 
 class LinearRule(abc.ABC):
     """A layer whose output is linear in one kernel, and which reads its inputs through kernels.
 
-    What happens in between need not be linear (attention): only what is multiplied into must be.
+    What happens in between need not be linear, as in attention: maps are multiplied into the first
+    and the last kernel only.
     """
 
     @abc.abstractmethod
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Ends the inputs' groups at this consumer and begins the producer's."""
+        """Notes the layer as consumer of what it reads; returns the layout that it produces."""
 
     @abc.abstractmethod
     def inputs(self, call: Call) -> dict[str, Value]:
@@ -52,7 +48,7 @@ class LinearRule(abc.ABC):
 
     @abc.abstractmethod
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
-        """Returns `reduce ∘ unit ∘ expands` as one layer; in float64, rounded once."""
+        """Returns `reduce ∘ unit ∘ expands` as one layer, multiplied in float64."""
 
     @abc.abstractmethod
     def output_kernel(self, unit: Unit) -> np.ndarray:
@@ -63,29 +59,30 @@ class LinearRule(abc.ABC):
         return has_bias(unit)
 
     def conv_groups(self, unit: Unit) -> int:
-        """Returns the number of runs of output channels that must not be mixed."""
+        """Returns the number of equal runs of output channels that a reduce map must not mix."""
         return 1
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
         """Never called: a linear layer is narrowed by `multiply`."""
-        raise AssertionError(f"{described(call.unit)} is linear and not part of a region")
+        raise AssertionError(f"{describe(call.unit)} is linear and not part of a region")
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearMap(Folding, LinearRule):
     """Dense layers and convolutions, grouped ones too: a kernel and perhaps a bias.
 
-    The kernel is the first weight, the bias the second. Without a bias, one is added on export if
-    the config says `use_bias`. The kernel is applied at every position of the output, whose number
-    makes the MACs; a convolution says in its config where it adds zeros: `padding`, `kernel_size`.
+    The kernel is the first weight, the bias the second. A layer without bias whose config has the
+    key `use_bias` is given one on export, where BatchNormalization is folded into it. The MACs are
+    the size of the kernel times the positions of the output. Where a convolution adds zeros is read
+    from `padding` and `kernel_size` in its config.
 
     Args:
         width_key: Config key of the number of output channels.
         input_axis: Axis of the input channels in the kernel.
         output_axis: Axis of the output channels in the kernel.
         spatial: Whether the channel axis is given by `data_format`; else it is the last axis.
-        transposed: Whether the kernel is applied at every position of the input instead, and what
-            it makes of them is added up.
+        transposed: Whether the kernel is applied at every position of the input instead, and the
+            results that overlap are summed, as by `Conv2DTranspose`.
         activation_key: Config key of an activation that is applied last, and that `"linear"` turns
             off; `None` if there is none.
     """
@@ -98,18 +95,20 @@ class LinearMap(Folding, LinearRule):
     activation_key: str | None = "activation"
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Ends the input's groups at this consumer and begins the producer's."""
+        """Notes the layer as consumer of its input; returns the layout that it produces."""
         unit, (layout,), (output,) = call.unit, layouts, call.outputs
+        # LoRA and quantization add weights, with which a layer is more than one kernel.
         if len(unit.weights) != 1 + self.has_bias(unit):
-            reason = f"{described(unit)} has more weights than a kernel and a bias"
+            reason = f"{describe(unit)} has more weights than a kernel and a bias"
             tracker.keep_whole(layout, reason)
             return None
-        axis = channel_axis(unit, output) if self.spatial else len(output.shape) - 1
+        axis = self._axis(unit, output)
         layout = self._readable(unit, layout, axis, tracker)
         conv_groups = self.conv_groups(unit)
         tracker.tie_calls(unit, "input", layout)
         tracker.consume(call.inputs[0], unit, "input", conv_groups)
         produced = self._produce(unit, axis, tracker)
+        # The groups of a convolution have equally many channels, before it and behind it.
         if conv_groups > 1:
             tracker.partition(produced, conv_groups)
             if layout is not None:
@@ -122,15 +121,16 @@ class LinearMap(Folding, LinearRule):
     def _readable(
         self, unit: Unit, layout: Layout | None, axis: int, tracker: ChannelTracker
     ) -> Layout | None:
-        """Returns the layout if its channels can be followed into the layer, else keeps all."""
+        """Returns the layout if the kernel reads its channels, else keeps them whole."""
         reason = None
         if layout is not None and layout.axis != axis:
             reason = "reads another axis than the channels"
+        # The ends of several channel groups need not be those of the convolution's groups.
         elif layout is not None and self.conv_groups(unit) > 1 and not layout.single_segment():
             reason = "is a grouped convolution of several groups of channels"
         if reason is None:
             return layout
-        tracker.keep_whole(layout, f"{described(unit)} {reason}")
+        tracker.keep_whole(layout, f"{describe(unit)} {reason}")
         return None
 
     def inputs(self, call: Call) -> dict[str, Value]:
@@ -139,29 +139,10 @@ class LinearMap(Folding, LinearRule):
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
         """Returns `reduce ∘ unit ∘ expand` as one layer, multiplied when its weights are set."""
-        kernel, *biases = unit.weights
-        expand, conv_groups = expands.get("input"), self.conv_groups(unit)
-        shape = list(kernel.shape)
-        if expand is not None:
-            shape[self.input_axis] = expand.shape[0] // conv_groups
-        if reduce is not None:
-            shape[self.output_axis] = reduce.shape[1]
-
-        def product() -> np.ndarray:
-            array = as_array(kernel)
-            expanded = expand_kernel(array.astype(np.float64), self.input_axis, expand, conv_groups)
-            return reduce_kernel(expanded, self.output_axis, reduce).astype(array.dtype)
-
-        def reduced(bias: Any) -> np.ndarray:
-            array, axes = as_array(bias), (self.input_axis, self.output_axis)
-            expanded = expand_bias(array.astype(np.float64), kernel, axes, expand, conv_groups)
-            return reduce_bias(expanded, reduce).astype(array.dtype)
-
-        width = shape[self.output_axis]
-        weights = [Deferred((width,), functools.partial(reduced, bias)) for bias in biases]
-        return unit.replace(
-            config={self.width_key: width}, weights=(Deferred(tuple(shape), product), *weights)
-        )
+        axes, conv_groups = (self.input_axis, self.output_axis), self.conv_groups(unit)
+        weights = multiply_weights(unit.weights, axes, expands.get("input"), reduce, conv_groups)
+        width = weights[0].shape[self.output_axis]
+        return unit.replace(config={self.width_key: width}, weights=weights)
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the kernel as `(everything else, output channels)`."""
@@ -191,7 +172,7 @@ class LinearMap(Folding, LinearRule):
         return channel_axis(unit, value) if self.spatial else len(value.shape) - 1
 
     def shifts_evenly(self, unit: Unit) -> bool:
-        """Whether no zeros are added to the input, and all outputs are made of equally many."""
+        """See `Folding.shifts_evenly`; dense layers always do."""
         return not self.spatial or super().shifts_evenly(unit)
 
 
@@ -200,7 +181,7 @@ class EmbeddingMap(LinearRule):
     """Embedding: reads integers, produces the channels of its table."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Begins the group of the embedding's width."""
+        """Returns the layout of the table's channels."""
         if len(call.unit.weights) != 1:
             return None
         axis = len(call.outputs[0].shape) - 1
@@ -216,15 +197,8 @@ class EmbeddingMap(LinearRule):
 
     def multiply(self, unit: Unit, expands: Expands, reduce: ChannelMatrices | None) -> Unit:
         """Returns the embedding with its table mapped, multiplied when its weights are set."""
-        (table,) = unit.weights
-        width = table.shape[1] if reduce is None else reduce.shape[1]
-
-        def product() -> np.ndarray:
-            array = as_array(table)
-            return reduce_kernel(array.astype(np.float64), -1, reduce).astype(array.dtype)
-
-        weights = (Deferred((table.shape[0], width), product),)
-        return unit.replace(config={"output_dim": width}, weights=weights)
+        (table,) = multiply_weights(unit.weights, (0, 1), None, reduce)
+        return unit.replace(config={"output_dim": table.shape[1]}, weights=(table,))
 
     def output_kernel(self, unit: Unit) -> np.ndarray:
         """Returns the table `(tokens, channels)`."""
@@ -240,7 +214,7 @@ class ChannelMapRule(Barrier):
     """A reduce or expand map of a branched model: a barrier, as a model is branched only once."""
 
     def macs(self, call: Call) -> int:
-        """Returns the sizes of all blocks, each at all its positions."""
+        """Returns the sizes of all matrices, each times its positions and those of the output."""
         (output,), config = call.outputs, call.unit.config
         per_position = sum(math.prod(block) for block in config["blocks"])
         return positions(call, output, config["axis"] % len(output.shape)) * per_position

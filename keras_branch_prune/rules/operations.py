@@ -44,7 +44,8 @@ def operation_rules() -> dict[type, Rule]:
     _add(rules, ("concatenate",), Concatenation(), lambda op: op([_symbol(), _symbol()]))
     _add(rules, ("squeeze",), Squeezing(), lambda op: op(keras.KerasTensor((2, 1)), 1))
     _add(rules, ("expand_dims",), Expansion(), lambda op: op(_symbol(), 1))
-    _add(rules, ("max_pool", "average_pool"), Channelwise(_data_format_axis), _call_pool)
+    pools = ("max_pool", "average_pool")
+    _add(rules, pools, Channelwise(_data_format_axis), lambda op: op(_image(), 2))
     _add(rules, ("pad",), Channelwise(_pads_positions), lambda op: op(_symbol(), 1))
     resize = operation_of(ops.image.resize(_image(), (2, 2)))
     rules[type(resize)] = Channelwise(_data_format_axis)
@@ -54,10 +55,10 @@ def operation_rules() -> dict[type, Rule]:
 def _add(
     rules: dict[type, Rule], names: tuple[str, ...], rule: Rule, call: Callable[[Any], Any]
 ) -> None:
-    """Enters the rule for the classes behind some functions of `keras.ops`.
+    """Enters a rule for the classes of the operations that some functions of `keras.ops` make.
 
-    The classes have no public name: they are found by calling the functions on symbols. Functions
-    that this version of Keras does not have are passed over.
+    These classes have no public name: they are found by calling the functions on symbolic tensors.
+    Functions that this version of Keras lacks are left out.
     """
     for name in names:
         function = getattr(ops, name, None)
@@ -71,10 +72,6 @@ def _symbol() -> keras.KerasTensor:
 
 def _image() -> keras.KerasTensor:
     return keras.KerasTensor((2, 4, 4, 3), dtype="float32")
-
-
-def _call_pool(function: Any) -> Any:
-    return function(_image(), 2)
 
 
 def _call_unary(function: Any) -> Any:

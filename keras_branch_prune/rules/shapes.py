@@ -1,4 +1,4 @@
-"""The rules of layers that give a tensor another shape: flatten, reshape, reduce, permute."""
+"""The rules of layers that change the shape of a tensor: flatten, reshape, reduce, permute."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 
 from keras_branch_prune.channels import Block, ChannelTracker, Kept, Layout, Layouts
 from keras_branch_prune.graph import Call, Unit, Value
-from keras_branch_prune.rules.base import Weightless, channel_axis, described
+from keras_branch_prune.rules.base import Weightless, channel_axis, describe
 
 
 @dataclasses.dataclass(frozen=True)
 class Flattening(Weightless):
-    """Flatten: the channels repeat for every position. Keras brings them last before flattening."""
+    """Flatten: an axis of all channels at the first position, then all at the second, and so on.
+
+    So it is with `channels_first` too: Keras moves the channels last before it flattens.
+    """
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Returns the layout with the positions counted in."""
+        """Returns one block of as many positions as the input has."""
         (layout,) = layouts
-        (value,), where = call.inputs, described(call.unit)
+        (value,), where = call.inputs, describe(call.unit)
         if layout is None or len(value.shape) == 2:
             return layout
         if layout.axis != channel_axis(call.unit, value):
@@ -29,7 +32,7 @@ class Flattening(Weightless):
         if not _can_flatten(layout, value):
             tracker.keep_whole(layout, f"{where} needs a static shape to be followed")
             return None
-        return _flattened(layout, value)
+        return _flatten(layout, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +54,17 @@ class Reshaping:
             if output.shape[-1] == value.shape[-1]:
                 return dataclasses.replace(layout, axis=len(output.shape) - 1)
             if len(output.shape) == 2 and _can_flatten(layout, value):
-                return _flattened(layout, value)
+                return _flatten(layout, value)
             positions = _parted_positions(value.shape, output.shape)
             if positions is not None:
-                found = tracker.unfold(layout, positions, described(call.unit))
+                found = tracker.unfold(layout, positions, describe(call.unit))
                 return found and dataclasses.replace(found, axis=len(output.shape) - 1)
-        tracker.keep_whole(layout, f"{described(call.unit)} may move channels to another axis")
+        tracker.keep_whole(layout, f"{describe(call.unit)} may move channels to another axis")
         return None
 
     def narrow(self, call: Call, layout: Layout, kept: Kept) -> Call:
-        """Reshapes to the narrow shape."""
+        """Narrows the last size of the target shape."""
+        # The last size may be that of one position, 32 of 512: it falls as the whole axis does.
         before = sum(block.positions * block.channels for block in layout.blocks)
         *target, last = call.unit.config[self.key]
         last = -1 if last == -1 else last * layout.width(kept) // before
@@ -69,7 +73,7 @@ class Reshaping:
 
 @dataclasses.dataclass(frozen=True)
 class Reduction(Weightless):
-    """A mean, maximum … over some axes, which the config names with `axis` and `keepdims`."""
+    """A mean, maximum … over the axes in `axis`, which stay with size 1 if `keepdims` is set."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
         """Follows the channels unless they are reduced themselves."""
@@ -79,7 +83,7 @@ class Reduction(Weightless):
         axis, rank = call.unit.config["axis"], len(value.shape)
         axes = range(rank) if axis is None else np.atleast_1d(axis) % rank
         if layout.axis in axes:
-            tracker.keep_whole(layout, f"{described(call.unit)} mixes the channels")
+            tracker.keep_whole(layout, f"{describe(call.unit)} mixes the channels")
             return None
         before = 0 if call.unit.config["keepdims"] else sum(a < layout.axis for a in axes)
         return dataclasses.replace(layout, axis=layout.axis - int(before))
@@ -87,10 +91,10 @@ class Reduction(Weightless):
 
 @dataclasses.dataclass(frozen=True)
 class Squeezing(Weightless):
-    """The removal of axes of size 1, which the config names with `axis`."""
+    """The removal of the axes in `axis`, or, if it is `None`, of all axes of size 1."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Moves the channel axis past the axes that are gone."""
+        """Counts the channel axis without the removed axes."""
         (layout,), (value,) = layouts, call.inputs
         if layout is None:
             return None
@@ -98,17 +102,17 @@ class Squeezing(Weightless):
         gone = [a for a, size in enumerate(value.shape) if size == 1]
         gone = gone if axis is None else [a % len(value.shape) for a in np.atleast_1d(axis)]
         if layout.axis in gone:
-            tracker.keep_whole(layout, f"{described(call.unit)} removes the channel axis")
+            tracker.keep_whole(layout, f"{describe(call.unit)} removes the channel axis")
             return None
         return dataclasses.replace(layout, axis=layout.axis - sum(a < layout.axis for a in gone))
 
 
 @dataclasses.dataclass(frozen=True)
 class Expansion(Weightless):
-    """The insertion of axes of size 1, which the config names with `axis`."""
+    """The insertion of axes of size 1; `axis` counts them in the output."""
 
     def trace(self, call: Call, layouts: Layouts, tracker: ChannelTracker) -> Layout | None:
-        """Moves the channel axis past the axes that are new."""
+        """Counts the channel axis with the new axes."""
         (layout,), rank = layouts, len(call.outputs[0].shape)
         if layout is None:
             return None
@@ -119,7 +123,7 @@ class Expansion(Weightless):
 
 @dataclasses.dataclass(frozen=True)
 class Permutation(Weightless):
-    """A permutation of the axes: the channels go along.
+    """A permutation of the axes, the channel axis among them.
 
     Args:
         order: Returns for every output axis the input axis, given the unit and the rank.
@@ -142,7 +146,10 @@ def _can_flatten(layout: Layout, value: Value) -> bool:
 
 
 def _parted_positions(before: Sequence[int | None], after: Sequence[int | None]) -> int | None:
-    """Returns the number of positions into which a reshape parts the last axis, if it does that."""
+    """Returns the positions that a reshape moves out of the last axis, if it does nothing else.
+
+    From `(batch, 512)` to `(batch, 4, 4, 32)` they are 16: the axis holds 32 channels for each.
+    """
     *others, _ = before
     if len(after) <= len(before) or list(after[: len(others)]) != others:
         return None
@@ -150,6 +157,6 @@ def _parted_positions(before: Sequence[int | None], after: Sequence[int | None])
     return None if None in positions else math.prod(size or 0 for size in positions)
 
 
-def _flattened(layout: Layout, value: Value) -> Layout:
+def _flatten(layout: Layout, value: Value) -> Layout:
     sizes = [size or 0 for axis, size in enumerate(value.shape) if axis not in (0, layout.axis)]
     return Layout(1, (Block(math.prod(sizes), layout.blocks[0].segments),))

@@ -1,14 +1,14 @@
 """The table of rules: all that is known of each Keras layer, by exact class.
 
-A class that is not in the table is a barrier: the groups it touches keep their width. Nothing is
-guessed, and subclasses of a known class do not inherit its rule. What a rule says of channels is
-asked of the rule itself; what it need not know (MACs, activation), of the functions here.
+A class that is not in the table is a barrier: what it reads keeps its width. Subclasses of a known
+class do not inherit its rule, as they may do something else. What every rule must know is asked of
+the rule itself (`rule_for`); what it need not know, MACs and activation, of the functions here.
 """
 
 from __future__ import annotations
 
-import keras
 import numpy as np
+from keras import layers
 
 from keras_branch_prune.channels import Layout
 from keras_branch_prune.graph import Call, Unit, Value, set_activation_lookup
@@ -49,20 +49,6 @@ _ELEMENTWISE_ACTIVATIONS = frozenset(
     )
 )
 
-_layers = keras.layers
-
-_conv = LinearMap("filters", input_axis=-2, output_axis=-1)
-
-_conv_transpose = LinearMap("filters", input_axis=-1, output_axis=-2, transposed=True)
-
-_elementwise = Channelwise()
-
-_softmax = Barrier("mixes the channels")
-
-_recurrent = Barrier("is recurrent")
-
-_permutation = Permutation(lambda unit, rank: (0, *unit.config["dims"]))
-
 
 def _data_format_axis(unit: Unit, value: Value, layout: Layout) -> bool:
     return layout.axis == channel_axis(unit, value)
@@ -97,122 +83,106 @@ def _noise_alike_for_channels(unit: Unit, value: Value, layout: Layout) -> bool:
     return noise_shape is None or noise_shape[layout.axis] in (None, 1)
 
 
+def _each_rank(*names: str) -> list[type]:
+    """Returns layers for 1, 2 and 3 axes of positions: `"Conv{}D"` are `Conv1D` to `Conv3D`."""
+    return [getattr(layers, name.format(rank)) for name in names for rank in (1, 2, 3)]
+
+
 _spatial = Channelwise(_data_format_axis)
-_global_pooling = Channelwise(_data_format_axis, drops_positions=True)
 _along_channels = Channelwise(_only_channel_axis)
 
 _RULES: dict[type, Rule] = {
-    _layers.Dense: LinearMap("units", input_axis=0, output_axis=1, spatial=False),
-    **dict.fromkeys([_layers.Conv1D, _layers.Conv2D, _layers.Conv3D], _conv),
+    layers.Dense: LinearMap("units", input_axis=0, output_axis=1, spatial=False),
+    **dict.fromkeys(_each_rank("Conv{}D"), LinearMap("filters", input_axis=-2, output_axis=-1)),
+    # Keras' kernels of transposed convolutions are (…, filters, input channels).
     **dict.fromkeys(
-        [_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose], _conv_transpose
+        _each_rank("Conv{}DTranspose"),
+        LinearMap("filters", input_axis=-1, output_axis=-2, transposed=True),
     ),
-    _layers.EinsumDense: EinsumMap(),
-    _layers.Embedding: EmbeddingMap(),
-    _layers.BatchNormalization: Channelwise(_config_axis),
-    _layers.Activation: Channelwise(
+    layers.EinsumDense: EinsumMap(),
+    layers.Embedding: EmbeddingMap(),
+    layers.BatchNormalization: Channelwise(_config_axis),
+    layers.Activation: Channelwise(
         _elementwise_activation, otherwise="may mix channels: its activation is not elementwise"
     ),
-    _layers.PReLU: Channelwise(weight_axis=lambda axis: axis - 1),
+    # Its weights have no batch axis.
+    layers.PReLU: Channelwise(weight_axis=lambda axis: axis - 1),
     **dict.fromkeys(
         [
-            _layers.ReLU,
-            _layers.LeakyReLU,
-            _layers.ELU,
-            _layers.ActivityRegularization,
-            _layers.AlphaDropout,
-            _layers.GaussianDropout,
-            _layers.GaussianNoise,
-            _layers.Identity,
+            layers.ReLU,
+            layers.LeakyReLU,
+            layers.ELU,
+            layers.ActivityRegularization,
+            layers.AlphaDropout,
+            layers.GaussianDropout,
+            layers.GaussianNoise,
+            layers.Identity,
         ],
-        _elementwise,
+        Channelwise(),
     ),
-    _layers.Dropout: Channelwise(
+    layers.Dropout: Channelwise(
         _noise_alike_for_channels, otherwise="has a noise_shape of its own"
     ),
+    **dict.fromkeys(_each_rank("MaxPooling{}D", "AveragePooling{}D"), _spatial),
+    **dict.fromkeys(_each_rank("ZeroPadding{}D", "Cropping{}D", "UpSampling{}D"), _spatial),
+    **dict.fromkeys(_each_rank("SpatialDropout{}D"), _spatial),
+    layers.Resizing: _spatial,
     **dict.fromkeys(
-        [
-            _layers.MaxPooling1D,
-            _layers.MaxPooling2D,
-            _layers.MaxPooling3D,
-            _layers.AveragePooling1D,
-            _layers.AveragePooling2D,
-            _layers.AveragePooling3D,
-            _layers.SpatialDropout1D,
-            _layers.SpatialDropout2D,
-            _layers.SpatialDropout3D,
-            _layers.ZeroPadding1D,
-            _layers.ZeroPadding2D,
-            _layers.ZeroPadding3D,
-            _layers.Cropping1D,
-            _layers.Cropping2D,
-            _layers.Cropping3D,
-            _layers.UpSampling1D,
-            _layers.UpSampling2D,
-            _layers.UpSampling3D,
-        ],
-        _spatial,
+        _each_rank("GlobalMaxPooling{}D", "GlobalAveragePooling{}D"),
+        Channelwise(_data_format_axis, drops_positions=True),
     ),
     **dict.fromkeys(
         [
-            _layers.GlobalMaxPooling1D,
-            _layers.GlobalMaxPooling2D,
-            _layers.GlobalMaxPooling3D,
-            _layers.GlobalAveragePooling1D,
-            _layers.GlobalAveragePooling2D,
-            _layers.GlobalAveragePooling3D,
-        ],
-        _global_pooling,
-    ),
-    **dict.fromkeys(
-        [
-            _layers.Add,
-            _layers.Subtract,
-            _layers.Multiply,
-            _layers.Average,
-            _layers.Maximum,
-            _layers.Minimum,
+            layers.Add,
+            layers.Subtract,
+            layers.Multiply,
+            layers.Average,
+            layers.Maximum,
+            layers.Minimum,
         ],
         Elementwise(),
     ),
-    _layers.Concatenate: Concatenation(),
-    _layers.Flatten: Flattening(),
-    _layers.Softmax: _softmax,
-    _layers.Reshape: Reshaping(),
-    _layers.Permute: _permutation,
-    _layers.DepthwiseConv1D: Depthwise(),
-    _layers.DepthwiseConv2D: Depthwise(),
-    _layers.LayerNormalization: _along_channels,
-    _layers.Normalization: GivenStatistics(_at_most_channel_axis),
-    _layers.UnitNormalization: _along_channels,
-    _layers.GroupNormalization: GroupNorm(),
-    _layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),
-    _layers.Resizing: _spatial,
+    layers.Concatenate: Concatenation(),
+    layers.Flatten: Flattening(),
+    layers.Softmax: Barrier("mixes the channels"),
+    layers.Reshape: Reshaping(),
+    # `dims` counts the axes from 1, without the batch.
+    layers.Permute: Permutation(lambda unit, rank: (0, *unit.config["dims"])),
+    layers.DepthwiseConv1D: Depthwise(),
+    layers.DepthwiseConv2D: Depthwise(),
+    layers.LayerNormalization: _along_channels,
+    layers.Normalization: GivenStatistics(_at_most_channel_axis),
+    layers.UnitNormalization: _along_channels,
+    layers.GroupNormalization: GroupNorm(),
+    layers.Rescaling: Channelwise(_scalar_scale, otherwise="has a scale for every channel"),
     **dict.fromkeys(
         [
-            _layers.Bidirectional,
-            _layers.ConvLSTM1D,
-            _layers.ConvLSTM2D,
-            _layers.ConvLSTM3D,
-            _layers.GRU,
-            _layers.LSTM,
-            _layers.RNN,
-            _layers.SimpleRNN,
+            *_each_rank("ConvLSTM{}D"),
+            layers.Bidirectional,
+            layers.GRU,
+            layers.LSTM,
+            layers.RNN,
+            layers.SimpleRNN,
         ],
-        _recurrent,
+        Barrier("is recurrent"),
     ),
-    _layers.TimeDistributed: Barrier("is followed around a Dense layer only"),
+    layers.TimeDistributed: Barrier("is followed around a Dense layer only"),
     ChannelMap: ChannelMapRule(),
+    **operation_rules(),
+    **attention_rules(),
+    **application_rules(),
+    **slicing_rules(),
 }
 
-_RULES.update({**operation_rules(), **attention_rules(), **application_rules(), **slicing_rules()})
-if hasattr(_layers, "RMSNormalization"):  # since Keras 3.9
-    _RULES[_layers.RMSNormalization] = _along_channels
+# Since Keras 3.9.
+if hasattr(layers, "RMSNormalization"):
+    _RULES[layers.RMSNormalization] = _along_channels
 
 
 def rule_for(unit: Unit) -> Rule:
     """Returns the rule of the unit's exact class; a class without one is a barrier."""
     rule = _RULES.get(unit.cls, Barrier())
+    # Each of its groups reads one channel, so that it lies inside a region and is no consumer.
     if isinstance(rule, LinearMap) and rule.is_depthwise(unit):
         return GroupedDepthwise()
     return rule
@@ -223,11 +193,12 @@ def activation_key(cls: type) -> str | None:
     return getattr(_RULES.get(cls), "activation_key", None)
 
 
+# `graph/` splits activations off their layers, but lies below the rules, which know the keys.
 set_activation_lookup(activation_key)
 
 
 def layer_macs(call: Call) -> int | None:
-    """Returns the MACs per sample of one call, or `None` if it may multiply, but how is not known.
+    """Returns the MACs per sample of one call, or `None` if it may multiply and has no rule for it.
 
     Raises:
         ValueError: If a dimension that matters is open.

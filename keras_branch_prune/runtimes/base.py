@@ -1,15 +1,19 @@
-"""What a worker process knows of a runtime: how it is imported, given a model, and run."""
+"""What a runtime is to a worker process: imported when it is made, then given a model, then run.
+
+The modules of this folder import each other relatively and nothing of the package around them: a
+worker loads the folder as a package of its own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Run = Callable[[], dict[str, Any]]
-"""Runs a model on inputs that were given before; returns arrays by name once they are there."""
+"""Runs a model on inputs that were given before; waits for the outputs, arrays by name."""
 
 
 class Input(NamedTuple):
-    """One input of a model; the dimensions that are left open are None."""
+    """One input of a model, such as `Input((None, 8, 8, 3), "float32")`; None is left open."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -19,9 +23,9 @@ class Options(NamedTuple):
     """How to run a model.
 
     Args:
-        threads: Threads on the CPU; None leaves them to the runtime.
-        device: "cpu" or "gpu"; only runtimes on TensorFlow have another than the CPU.
-        reshape: Whether a runtime that can is to prepare the model for one shape at a time.
+        threads: Number of threads on the CPU; None leaves it to the runtime.
+        device: "cpu" or "gpu"; "gpu" only for the runtimes on TensorFlow.
+        reshape: Whether a runtime that can is to compile the model for one input shape at a time.
     """
 
     threads: int | None = None
@@ -30,19 +34,24 @@ class Options(NamedTuple):
 
 
 class Runtime(ABC):
-    """A runtime; making it imports it, `load` gives it a model."""
+    """A runtime; making an instance imports the library, `load` gives it a model.
+
+    Attributes:
+        versions: Versions of the libraries, by their titles.
+        gpu: Name of the GPU that is used, if one is.
+        flop: Floating-point operations of one run, where the task fixes them.
+    """
 
     versions: dict[str, str]
     gpu: str | None = None
     flop: int | None = None
-    """Floating-point operations of one run, where they are part of the task."""
 
     @abstractmethod
     def load(self, path: str, options: Options) -> None:
         """Loads a model.
 
         Args:
-            path: The model.
+            path: The file or folder of the model.
             options: How to run it.
         """
 
@@ -52,7 +61,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """Returns what runs the model on these inputs."""
+        """Returns what runs the model on these inputs, arrays by name."""
 
     def vram_mib(self) -> float | None:
         """Returns the peak GPU memory, MiB; None if there is no GPU in use."""

@@ -16,7 +16,7 @@ class LiteRT(Runtime):
         self.versions = {"LiteRT": ai_edge_litert.__version__}
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`."""
+        """Opens the file."""
         self._make = lambda: self._interpreter(model_path=path, num_threads=options.threads)
         first = self._make()
         if first.get_signature_list():
@@ -28,19 +28,18 @@ class LiteRT(Runtime):
             self._outputs = {x["name"]: x for x in first.get_output_details()}
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`."""
-        # Open dimensions are -1 there; a model without any may have an empty signature.
-        shapes = {
-            name: [None if n < 0 else int(n) for n in _first_filled(x["shape_signature"], x)]
-            for name, x in self._inputs.items()
-        }
-        return {
-            name: Input(tuple(shapes[name]), x["dtype"].__name__.removesuffix("_"))
-            for name, x in self._inputs.items()
-        }
+        """Returns the inputs of the signature, or of the graph if there is none."""
+        inputs = {}
+        for name, x in self._inputs.items():
+            # Open dimensions are -1 there; a model without any may have an empty signature.
+            shape = x["shape_signature"] if len(x["shape_signature"]) else x["shape"]
+            # NumPy 1 calls its bool `bool_`.
+            dtype = x["dtype"].__name__.removesuffix("_")
+            inputs[name] = Input(tuple(None if n < 0 else int(n) for n in shape), dtype)
+        return inputs
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`; each has an interpreter of its own, since resizing prepares it anew."""
+        """Gives the inputs an interpreter of their own: resizing one would prepare it anew."""
         interpreter = self._make()
         for name, array in arrays.items():
             interpreter.resize_tensor_input(self._inputs[name]["index"], array.shape)
@@ -53,7 +52,3 @@ class LiteRT(Runtime):
             return {name: interpreter.get_tensor(x["index"]) for name, x in self._outputs.items()}
 
         return run
-
-
-def _first_filled(shape: Any, details: dict[str, Any]) -> Any:
-    return shape if len(shape) else details["shape"]

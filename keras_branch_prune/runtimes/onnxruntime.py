@@ -15,7 +15,7 @@ class OnnxRuntime(Runtime):
         self.versions = {"ONNX Runtime": onnxruntime.__version__}
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`."""
+        """Opens a session."""
         session = self._onnxruntime.SessionOptions()
         if options.threads:
             session.intra_op_num_threads, session.inter_op_num_threads = options.threads, 1
@@ -24,16 +24,17 @@ class OnnxRuntime(Runtime):
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`."""
+        """Returns the inputs of the graph."""
         names = {"float": "float32", "double": "float64"}
         inputs = {}
         for value in self._session.get_inputs():
             dtype = value.type.removeprefix("tensor(").removesuffix(")")
+            # Open dimensions are texts (their names) or None.
             shape = tuple(n if isinstance(n, int) else None for n in value.shape)
             inputs[value.name] = Input(shape, names.get(dtype, dtype))
         return inputs
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`."""
+        """Binds the inputs; a session takes any shape."""
         run = self._session.run
         return lambda: dict(zip(self._outputs, run(self._outputs, arrays), strict=True))

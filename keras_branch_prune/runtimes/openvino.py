@@ -15,7 +15,7 @@ class OpenVino(Runtime):
         self.versions = {"OpenVINO": openvino.__version__.split("-")[0]}
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`."""
+        """Reads the folder; `prepare` compiles the model."""
         # OpenVINO may compute in bfloat16 or float16 where the hardware can, unless told not to.
         self._options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if options.threads:
@@ -25,7 +25,7 @@ class OpenVino(Runtime):
         self._model = self._core.read_model(f"{path}/model.xml")
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`."""
+        """Returns the inputs of the graph."""
         return {
             value.any_name: Input(
                 tuple(n.get_length() if n.is_static else None for n in value.partial_shape),
@@ -35,7 +35,7 @@ class OpenVino(Runtime):
         }
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`."""
+        """Compiles the model, for the shapes of the inputs if so asked."""
         model = self._model
         if self._reshape:
             model = model.clone()

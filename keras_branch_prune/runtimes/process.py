@@ -1,4 +1,4 @@
-"""Starts a process that runs one model, and talks with it; what it does is in `worker.py`."""
+"""Starts a process that runs one model, and talks with it; its own side is in `worker.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any
 
 from .base import Options
 
-# Makes this folder a package of its own, so that the process imports nothing of the one around it.
+# Loads this folder as a package of its own, `runtimes`: an export must run where neither Keras nor
+# this package is installed, so the process must not import the package around the folder.
 _START = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("runtimes", sys.argv.pop(1))
@@ -29,7 +30,7 @@ _ERROR_TAIL = 2000
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended or did not answer; with the last 2,000 characters of its errors."""
+    """A worker process ended or did not answer; with the end of its error output."""
 
 
 class Worker:
@@ -42,11 +43,12 @@ class Worker:
         self._reader.start()
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Sends a command to a method of `worker.Runner` and returns the answer.
+        """Calls a method of `worker.Runner` in the process and returns its result.
 
         Args:
-            command: "facts", "warm_up", "time" or "run". The first waits until the model is loaded.
-            arguments: What the method takes, as far as JSON knows it.
+            command: The method: "facts", "warm_up", "time" or "run". The first one asked for waits
+                until the model is loaded.
+            arguments: Its arguments, values as in JSON.
 
         Raises:
             WorkerError: If the process ended or does not answer in time.
@@ -70,11 +72,12 @@ class Worker:
         self._process.wait()
         self._reader.join()
         self._process.stdout.close()
-        # Closing writes what is still in the buffer, which a killed process does not take.
+        # Closing flushes the buffer into a pipe that nobody reads any more.
         with suppress(OSError):
             self._process.stdin.close()
 
     def _read(self) -> None:
+        # In a thread of its own, for reading a pipe takes no timeout, and a queue does.
         for line in self._process.stdout:
             self._answers.put(line)
         self._answers.put("")
@@ -98,8 +101,8 @@ def start_worker(
 
     Args:
         label: What messages call the process, as the subject of a sentence.
-        runtime: What runs the model: a key of `RUNTIMES`.
-        path: The model.
+        runtime: What runs the model: a key of `table.RUNTIMES`.
+        path: The file or folder of the model.
         timeout: How long to wait for an answer, s.
         options: How to run it; `None` takes the defaults.
         input_shape: Shape of one sample, or a dict of them by input name, for random inputs of
@@ -115,7 +118,7 @@ def start_worker(
         "options": options._asdict(),
         "input_shape": input_shape,
     }
-    # Python looks for modules in the working directory first: an empty one hides none.
+    # `python -c` looks for modules in the working directory first: an empty one hides none.
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", _START, str(_PACKAGE), json.dumps(task)],
@@ -134,7 +137,7 @@ def start_worker(
 
 
 def _environment(device: str) -> dict[str, str]:
-    """Returns this process' environment, as it means the same in another working directory."""
+    """Returns this process' environment, with paths that hold in another working directory."""
     environment = dict(os.environ)
     folders = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))

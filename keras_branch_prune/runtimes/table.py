@@ -1,4 +1,4 @@
-"""All runtimes by name. What a runtime runs with is imported only when it is made."""
+"""All runtimes by name. The library of a runtime is imported only when an instance is made."""
 
 from collections.abc import Callable
 

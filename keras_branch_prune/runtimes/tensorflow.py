@@ -1,7 +1,6 @@
 """The runtimes on TensorFlow: Keras, SavedModels, and products of matrices to compare with.
 
-They import TensorFlow only when they are made. `Keras` imports the package around this folder too,
-for models may contain layers of it.
+`Keras` also imports the package around this folder, whose layers a `.keras` file may contain.
 """
 
 import importlib.util
@@ -21,7 +20,7 @@ class TensorFlow(Runtime):
         self._tf: Any = tf
         self.versions = {"TensorFlow": tf.__version__}
 
-    def _use(self, options: Options) -> None:
+    def _configure(self, options: Options) -> None:
         config = self._tf.config
         if options.threads:
             config.threading.set_intra_op_parallelism_threads(options.threads)
@@ -33,6 +32,7 @@ class TensorFlow(Runtime):
         if not gpus:
             raise SystemExit("TensorFlow sees no GPU")
         config.set_visible_devices(gpus[:1], "GPU")
+        # TensorFlow would reserve all memory, but several processes share the GPU in turns.
         config.experimental.set_memory_growth(gpus[0], True)
         details = config.experimental.get_device_details(gpus[0])
         self.gpu = details.get("device_name", "GPU")
@@ -48,19 +48,19 @@ class SavedModel(TensorFlow):
     """The signature `serving_default` of a SavedModel."""
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`."""
-        self._use(options)
+        """Loads the signature."""
+        self._configure(options)
         # Without this reference the variables of the signature would be collected.
         self._loaded = self._tf.saved_model.load(path)
         self._serve = self._loaded.signatures["serving_default"]
         self._specs = self._serve.structured_input_signature[1]
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`."""
+        """Returns the inputs of the signature."""
         return {name: Input(tuple(x.shape), x.dtype.name) for name, x in self._specs.items()}
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`."""
+        """Moves the inputs to the device."""
         cast, constant = self._tf.cast, self._tf.constant
         tensors = {name: cast(constant(x), self._specs[name].dtype) for name, x in arrays.items()}
 
@@ -83,16 +83,16 @@ class Keras(TensorFlow):
         self.versions["Keras"] = keras.__version__
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`."""
-        self._use(options)
+        """Loads the file."""
+        self._configure(options)
         self._model = self._keras.models.load_model(path, compile=False)
 
     def inputs(self) -> dict[str, Input]:
-        """See `Runtime`."""
+        """Returns the inputs of the model, flat."""
         return {x.name: Input(tuple(x.shape), x.dtype) for x in self._model.inputs}
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`."""
+        """Packs the inputs as the model takes them."""
         tree = self._keras.tree
         inputs = tree.pack_sequence_as(self._model.input, list(arrays.values()))
 
@@ -107,8 +107,8 @@ class MatMul(TensorFlow):
     """The product of two large float32 matrices: as fast as the hardware computes, and no model."""
 
     def load(self, path: str, options: Options) -> None:
-        """See `Runtime`; there is no model to load."""
-        self._use(options)
+        """Chooses the size; there is no model to load."""
+        self._configure(options)
         self._side = 2048 if options.device == "cpu" else 8192
         # One multiplication and one addition per product of two numbers.
         self.flop = 2 * self._side**3
@@ -118,7 +118,7 @@ class MatMul(TensorFlow):
         return {}
 
     def prepare(self, arrays: dict[str, Any]) -> Run:
-        """See `Runtime`."""
+        """Makes the matrices."""
         matrices = [self._tf.random.stateless_uniform([self._side] * 2, [0, i]) for i in range(2)]
         # One number is enough to wait for all of them; copying all from a GPU takes long.
         return lambda: {"corner": self._tf.matmul(*matrices)[0, 0].numpy()}

@@ -34,20 +34,20 @@ class Runner:
     Args:
         runtime: A key of `RUNTIMES`.
         path: The model.
-        options: The fields of `Options`.
-        input_shape: See `start_worker`.
+        options: The fields of `Options`, by name.
+        input_shape: See `process.start_worker`.
     """
 
     def __init__(self, runtime: str, path: str, options: dict[str, Any], input_shape: Any):
         self._input_shape = input_shape
         self._runtime = RUNTIMES[runtime]()
-        # What the imports take is no part of a model's memory.
+        # The memory of the imports, to be subtracted from that of the model.
         self._imported_mib = peak_ram_mib()
         self._runtime.load(path, Options(**options))
         self._runs: dict[int, Run] = {}
 
     def facts(self) -> dict[str, Any]:
-        """Returns what the reader of a result must know: versions, GPU, FLOP of one run."""
+        """Returns what measurements depend on: versions, GPU, FLOP of one run."""
         runtime = self._runtime
         return {"versions": runtime.versions, "gpu": runtime.gpu, "flop": runtime.flop}
 
@@ -69,9 +69,9 @@ class Runner:
         return list(outputs)
 
     def warm_up(self, batch_size: int, calls: int) -> dict[str, float | None]:
-        """Runs some calls on random inputs; returns the peak memory so far, MiB.
+        """Runs the model `calls` times on random inputs; returns the peak memory so far, MiB.
 
-        That of a process that has only imported the runtime is subtracted from the RAM.
+        RAM is what the process takes beyond its imports.
         """
         # Some runtimes prepare the model for every batch size; nobody keeps several in memory.
         self._runs.clear()
@@ -85,7 +85,7 @@ class Runner:
         if batch_size not in self._runs:
             self._prepare(batch_size, calls)
         run, milliseconds = self._runs[batch_size], list[float]()
-        # Other processes have used the caches of the CPU meanwhile.
+        # Not timed: other processes have used the caches of the CPU meanwhile.
         run()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(milliseconds) < calls:
@@ -123,13 +123,13 @@ def random_array(name: str, value: Input, batch_size: int, input_shape: Any) -> 
 
 
 def _storable(array: Any) -> Any:
-    """Returns an array in a dtype that `.npz` files know."""
+    """Returns an array in a dtype that `.npz` files know: they store no bfloat16."""
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def main() -> None:
     """Answers commands until the input ends."""
-    # Whatever libraries print must not get between the answers.
+    # What libraries print to standard output goes to standard error, and not between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     runner = Runner(**json.loads(sys.argv[1]))

@@ -173,8 +173,8 @@ def register_saliency(name: str, score: Saliency, needs: str = "weights") -> Non
     Example:
         >>> def largest(group):
         ...     return np.max(np.abs(group.kernels()[0]), axis=0)
-        >>> keras_branch_prune.register_saliency("largest", largest)
-        >>> plan = keras_branch_prune.plan(model, width=0.5, saliency="largest")
+        >>> kbp.register_saliency("largest", largest)
+        >>> plan = kbp.plan(model, width=0.5, saliency="largest")
 
     Args:
         name: The name by which `plan(saliency=…)` finds it.
@@ -207,7 +207,7 @@ def channel_scores(name: str, group: GroupData) -> np.ndarray:
     return scores
 
 
-def keeping_order(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
+def order_by_score(scores: np.ndarray, conv_groups: int = 1) -> np.ndarray:
     """Returns the channels, the most valuable first; of equal ones, the lower number first.
 
     Args:

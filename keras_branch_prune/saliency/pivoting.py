@@ -28,6 +28,7 @@ def pivot_channels(
         `(channels + 1,)`, never rising.
 
     Example:
+        >>> from keras_branch_prune.saliency.pivoting import pivot_channels
         >>> features = np.array([[3.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
         >>> order, costs = pivot_channels(features.T @ features)
         >>> order.tolist(), costs.tolist()

@@ -15,7 +15,7 @@ from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
     channel_scores,
-    keeping_order,
+    order_by_score,
 )
 from keras_branch_prune.saliency.features import Features, GroupFeatures, measure_features
 from keras_branch_prune.saliency.pivoting import pivot_channels
@@ -102,7 +102,7 @@ def rank(
         runs = analysis.producers[group.name]
         data = GroupData(group.channels, runs, gammas.get(group.name, []), rng, seen)
         scores = channel_scores(saliency, data)
-        orders[group.name] = order = keeping_order(scores, group.conv_groups)
+        orders[group.name] = order = order_by_score(scores, group.conv_groups)
         errors[group.name] = _errors(seen, scores, order)
     return Ranking(orders, errors, features)
 

@@ -5,9 +5,9 @@ from keras_branch_prune.training.batch_statistics import ReestimateBatchNorm, re
 from keras_branch_prune.training.distillation import Distiller
 from keras_branch_prune.training.divergence import StopOnNonFinite, has_diverged
 from keras_branch_prune.training.learning_rates import IncreaseLROnPlateau, RewindLearningRate
-from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.training.monitors import improves, report_missing, resolve_mode
 from keras_branch_prune.training.scaled_rates import ScaledRates
-from keras_branch_prune.training.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take_snapshot
 
 __all__ = [
     "Distiller",
@@ -18,10 +18,10 @@ __all__ = [
     "ScaledRates",
     "Snapshot",
     "StopOnNonFinite",
-    "direction",
     "has_diverged",
     "improves",
     "reestimate_batch_norm",
     "report_missing",
-    "take",
+    "resolve_mode",
+    "take_snapshot",
 ]

@@ -48,14 +48,9 @@ class EpochBackup(keras.callbacks.Callback):
         ValueError: If something else than callbacks is given.
 
     Example:
-        >>> backup = keras_branch_prune.EpochBackup("output/backup")
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> callbacks = [keras_branch_prune.AlphaStepDecay(0.5), backup]
-        >>> done = backup.restore(branched)
-        >>> history = branched.fit(
-        ...     images, labels, epochs=2, initial_epoch=done, callbacks=callbacks, verbose=0)
-        >>> backup.restore(branched)
-        2
+        >>> backup = kbp.EpochBackup("backup")
+        >>> branched.fit(train, epochs=20, initial_epoch=backup.restore(branched),
+        ...              callbacks=[kbp.AlphaStepDecay(0.1), backup])
     """
 
     def __init__(

@@ -89,13 +89,9 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> callbacks = [
-        ...     keras_branch_prune.AlphaStepDecay(0.5),
-        ...     keras_branch_prune.ReestimateBatchNorm(images[:500]),
-        ... ]
-        >>> history = branched.fit(
-        ...     images, labels, validation_split=0.2, epochs=2, callbacks=callbacks, verbose=0)
+        >>> statistics = kbp.ReestimateBatchNorm(images[:1000])
+        >>> callbacks = [kbp.AlphaBacktracking(0.1), statistics]
+        >>> branched.fit(train, validation_data=validation, epochs=50, callbacks=callbacks)
     """
 
     def __init__(self, inputs: Any, batch_size: int = 64):

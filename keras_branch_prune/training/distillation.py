@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_branch_prune.common import number_up_to, require, require_positive
+from keras_branch_prune.common import require, require_number_up_to, require_positive
 from keras_branch_prune.layers import AlphaBlend
 from keras_branch_prune.training.soft_targets import (
     KINDS,
@@ -65,13 +65,10 @@ class Distiller(keras.Model):
             no blends.
 
     Example:
-        >>> distiller = keras_branch_prune.Distiller(branched, teacher=model, weight=0.5)
+        >>> distiller = kbp.Distiller(branched, teacher=model, weight=0.5)
         >>> distiller.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        >>> decay = keras_branch_prune.AlphaStepDecay(0.5)
-        >>> history = distiller.fit(images, labels, epochs=2, callbacks=[decay], verbose=0)
-        >>> sorted(history.history)
-        ['accuracy', 'alpha', 'distillation_loss', 'loss', 'task_loss']
-        >>> compact = keras_branch_prune.merge(distiller.model)
+        >>> distiller.fit(train, epochs=12, callbacks=[kbp.AlphaStepDecay(0.1)])
+        >>> compact = kbp.merge(distiller.model)
     """
 
     def __init__(
@@ -90,10 +87,10 @@ class Distiller(keras.Model):
         # The model casts its inputs itself: cast here, float32 layers would read rounded ones.
         super().__init__(dtype=model.dtype_policy, autocast=False, **kwargs)
         self.model = model
-        weight = number_up_to("weight", weight, at_most=1)
+        weight = require_number_up_to("weight", weight, at_most=1)
         temperature = require_positive("temperature", temperature)
         self._weight = weight if teacher is not None else 0.0
-        self._matching = number_up_to("matching", matching, at_most=math.inf)
+        self._matching = require_number_up_to("matching", matching, at_most=math.inf)
         # Held by plain objects, in which Keras does not look for layers and metrics to save.
         self._teacher = None
         if teacher is not None:
@@ -195,7 +192,9 @@ class _Teacher:
         self._kinds = [_require_loss_kind(kind) for kind in per_output("loss", loss, self._names)]
         weights = per_output("loss_weights", loss_weights, self._names)
         self._weights = [
-            1.0 if weight is None else number_up_to("loss_weights", weight, at_most=math.inf)
+            1.0
+            if weight is None
+            else require_number_up_to("loss_weights", weight, at_most=math.inf)
             for weight in weights
         ]
         # Made here only to check the arguments; the compiled loss is not known before `fit`.

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_branch_prune.graph import is_finite
 from keras_branch_prune.layers import find_alpha
-from keras_branch_prune.training.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take_snapshot
 
 
 def has_diverged(model: keras.Model, logs: Mapping[str, Any]) -> bool:
@@ -65,10 +65,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
         stopped_epoch: The epoch, counted from 0, in which training diverged; None if it did not.
 
     Example:
-        >>> guard = keras_branch_prune.StopOnNonFinite()
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> callbacks = [keras_branch_prune.AlphaStepDecay(0.5), guard]
-        >>> history = branched.fit(images, labels, epochs=2, callbacks=callbacks, verbose=0)
+        >>> guard = kbp.StopOnNonFinite()
+        >>> branched.fit(train, epochs=20, callbacks=[kbp.AlphaStepDecay(0.1), guard])
         >>> guard.stopped_epoch is None
         True
     """
@@ -86,7 +84,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """Copies the state that training begins with."""
         self.stopped_epoch = None
         self._broken_off = False
-        self._last_good = take(self.model)
+        self._last_good = take_snapshot(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Breaks the epoch off when its loss is not finite."""
@@ -101,7 +99,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         rolled_back = bool(logs.get("alpha_rollback"))
         if rolled_back or not (self._broken_off or has_diverged(self.model, logs)):
             self._broken_off = False
-            self._last_good = take(self.model)
+            self._last_good = take_snapshot(self.model)
             return
         self._stop(epoch, logs)
 

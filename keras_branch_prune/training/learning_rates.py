@@ -8,14 +8,14 @@ from typing import Any
 import keras
 
 from keras_branch_prune.common import (
-    number_up_to,
     require,
     require_integer,
     require_number,
+    require_number_up_to,
     require_positive,
 )
-from keras_branch_prune.layers import find_alpha, value_of
-from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.layers import find_alpha, read_scalar
+from keras_branch_prune.training.monitors import improves, report_missing, resolve_mode
 from keras_branch_prune.training.snapshot import build_optimizer
 
 
@@ -49,7 +49,7 @@ class _LearningRateCallback(keras.callbacks.Callback):
         return list(getattr(optimizer, "optimizers", None) or [optimizer])
 
     def _rates(self) -> list[float]:
-        return [value_of(optimizer.learning_rate) for optimizer in self._optimizers()]
+        return [read_scalar(optimizer.learning_rate) for optimizer in self._optimizers()]
 
     def _set_rates(self, rates: list[float]) -> None:
         for optimizer, rate in zip(self._optimizers(), rates, strict=True):
@@ -94,11 +94,8 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
-        >>> raise_rate = keras_branch_prune.IncreaseLROnPlateau("loss", factor=5, patience=8)
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> history = branched.fit(images, labels, epochs=2, callbacks=[raise_rate], verbose=0)
-        >>> [round(rate, 6) for rate in history.history["learning_rate"]]
-        [0.001, 0.001]
+        >>> raise_rate = kbp.IncreaseLROnPlateau(factor=5, patience=8)
+        >>> branched.fit(train, validation_data=validation, epochs=100, callbacks=[raise_rate])
     """
 
     def __init__(
@@ -123,7 +120,7 @@ class IncreaseLROnPlateau(_LearningRateCallback):
         )
         self.patience = require_integer("patience", patience, at_least=0)
         self.decay_epochs = require_integer("decay_epochs", decay_epochs, at_least=1)
-        self.mode = direction(monitor, mode)
+        self.mode = resolve_mode(monitor, mode)
         self.min_delta = require_number(
             "min_delta", min_delta, lambda x: 0 <= x < math.inf, "a finite number of at least 0"
         )
@@ -238,13 +235,9 @@ class RewindLearningRate(_LearningRateCallback):
         TypeError: In `fit`, if the optimizer follows a `LearningRateSchedule`.
 
     Example:
-        >>> keras_branch_prune.set_alpha(branched, 0)
-        >>> compact = keras_branch_prune.merge(branched)
         >>> compact.compile("adam", "sparse_categorical_crossentropy")
-        >>> rewind = keras_branch_prune.RewindLearningRate(2, learning_rate=1e-3)
-        >>> history = compact.fit(images, labels, epochs=2, callbacks=[rewind], verbose=0)
-        >>> [round(rate, 6) for rate in history.history["learning_rate"]]
-        [0.001, 0.0005]
+        >>> rewind = kbp.RewindLearningRate(30, learning_rate=1e-3)
+        >>> compact.fit(train, epochs=30, callbacks=[rewind])
     """
 
     def __init__(
@@ -260,7 +253,7 @@ class RewindLearningRate(_LearningRateCallback):
         if learning_rate is not None:
             learning_rate = require_positive("learning_rate", learning_rate)
         self.learning_rate = learning_rate
-        self.final_factor = number_up_to("final_factor", final_factor, at_most=1)
+        self.final_factor = require_number_up_to("final_factor", final_factor, at_most=1)
         self.verbose = verbose
         self._epochs_done = 0
         self._started = False

@@ -25,11 +25,12 @@ _MAXIMISED = re.compile(
 _OUR_OWN = {"alpha", "alpha_step", "alpha_rollback", "learning_rate"}
 
 
-def direction(monitor: str | None, mode: str) -> str:
+def resolve_mode(monitor: str | None, mode: str) -> str:
     """Returns whether a metric is to fall or to rise.
 
     Example:
-        >>> direction("val_accuracy", "auto")
+        >>> from keras_branch_prune.training import resolve_mode
+        >>> resolve_mode("val_accuracy", "auto")
         'max'
 
     Args:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_branch_prune.common import number_up_to, require
-from keras_branch_prune.layers import PACKAGE, is_inside_narrow, is_map_weight, share_of
+from keras_branch_prune.common import require, require_number_up_to
+from keras_branch_prune.layers import PACKAGE, is_inside_narrow, is_map_weight, scale_by_share
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -71,7 +71,7 @@ class ScaledRates(keras.optimizers.Optimizer):
         self.pruned = self._add_factor("pruned", pruned)
 
     def _add_factor(self, name: str, value: float) -> Any:
-        value = number_up_to(name, value, at_most=math.inf)
+        value = require_number_up_to(name, value, at_most=math.inf)
         initializer = keras.initializers.Constant(value)
         return self.add_variable(
             (), initializer, "float32", aggregation="only_first_replica", name=name
@@ -102,7 +102,7 @@ class ScaledRates(keras.optimizers.Optimizer):
         factor = ops.cast(self.factor_of(variable), variable.dtype)
         new = ops.convert_to_tensor(variable)
         # At a factor of 1 `old + (new − old)` would differ from `new` by rounding.
-        scaled = ops.where(factor == 1, new, old + share_of(new - old, factor))
+        scaled = ops.where(factor == 1, new, old + scale_by_share(new - old, factor))
         # A point between two that obey the constraint may not, as on the unit sphere.
         constraint = variable.constraint
         self.assign(variable, scaled if constraint is None else constraint(scaled))

@@ -14,7 +14,7 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Copies of all variables of a model and of its optimizers, made by `take`.
+    """Copies of all variables of a model and of its optimizers, made by `take_snapshot`.
 
     Args:
         variables: Values of `model.variables`: weights, the state of α, statistics, random seeds.
@@ -54,7 +54,7 @@ class Snapshot:
         return cls(tuple(state["variables"]), optimizers)
 
 
-def take(model: keras.Model) -> Snapshot:
+def take_snapshot(model: keras.Model) -> Snapshot:
     """Copies the state of a compiled model to the host's memory.
 
     Args:
@@ -69,8 +69,8 @@ def take(model: keras.Model) -> Snapshot:
         ValueError: If the model is not compiled.
 
     Example:
-        >>> branched.compile("adam", "sparse_categorical_crossentropy")
-        >>> good = take(branched)
+        >>> from keras_branch_prune.training import take_snapshot
+        >>> good = take_snapshot(branched)
         >>> history = branched.fit(images, labels, verbose=0)
         >>> good.restore(branched)
     """

@@ -48,9 +48,9 @@ def rgb_autoencoder(
             them, or height or width no such multiple.
 
     Example:
-        >>> autoencoder = keras_branch_prune.zoo.rgb_autoencoder(input_shape=(64, 64, 3))
-        >>> autoencoder.compile("adam", keras_branch_prune.zoo.reconstruction_loss)
-        >>> plan = keras_branch_prune.plan(autoencoder, width=0.5, scope="encoder")
+        >>> model = kbp.zoo.rgb_autoencoder(widths=(4, 8), input_shape=(16, 16, 3))
+        >>> model.compile("adam", kbp.zoo.reconstruction_loss)
+        >>> model.fit(images, images)
     """
     widths = require_widths("widths", widths, at_least=1)
     shape = require_image_shape("input_shape", input_shape, multiple_of=2 ** len(widths))

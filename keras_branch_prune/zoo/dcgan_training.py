@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_branch_prune.common import number_up_to, require, require_integer
+from keras_branch_prune.common import require, require_integer, require_number_up_to
 
 
 class DCGAN(keras.Model):
@@ -58,17 +58,11 @@ class DCGAN(keras.Model):
             together, or `distillation` is out of range.
 
     Example:
-        >>> zoo, shape = keras_branch_prune.zoo, (8, 8, 1)
-        >>> generator = zoo.dcgan_generator(noise=10, widths=(16, 8), image_shape=shape)
-        >>> discriminator = zoo.dcgan_discriminator(widths=(8,), image_shape=shape)
-        >>> plan = keras_branch_prune.plan(generator, width=0.5)
-        >>> branched = keras_branch_prune.branch(generator, plan)
-        >>> gan = zoo.DCGAN(branched, discriminator, teacher=generator, distillation=10.0)
+        >>> branched = kbp.branch(generator, kbp.plan(generator, width=0.5))
+        >>> gan = kbp.zoo.DCGAN(branched, discriminator, teacher=generator, distillation=10.0)
         >>> gan.compile()
-        >>> photos = np.random.default_rng(0).uniform(-1, 1, (64, *shape))
-        >>> decay = keras_branch_prune.AlphaStepDecay(0.5)
-        >>> history = gan.fit(photos, epochs=2, callbacks=[decay], verbose=0)
-        >>> compact = keras_branch_prune.merge(gan.generator)
+        >>> gan.fit(2 * images - 1, epochs=12, callbacks=[kbp.AlphaStepDecay(0.1)])
+        >>> compact = kbp.merge(gan.generator)
     """
 
     def __init__(
@@ -82,7 +76,7 @@ class DCGAN(keras.Model):
         **kwargs: Any,
     ):
         _check_gan(generator, discriminator, teacher)
-        weight = number_up_to("distillation", distillation, at_most=math.inf)
+        weight = require_number_up_to("distillation", distillation, at_most=math.inf)
         if seed is not None:
             seed = require_integer("seed", seed, at_least=0)
         # The models cast their inputs themselves: cast here, float32 layers get rounded ones.

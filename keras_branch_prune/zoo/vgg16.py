@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from keras_branch_prune.common import number_up_to, require_integer, require_positive
+from keras_branch_prune.common import require_integer, require_number_up_to, require_positive
 from keras_branch_prune.zoo.blocks import add_convolution
 
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -46,7 +46,7 @@ def vgg16(
     """
     width = require_positive("width", width)
     classes = require_integer("classes", classes, at_least=1)
-    dropout = number_up_to("dropout", dropout, at_most=1)
+    dropout = require_number_up_to("dropout", dropout, at_most=1)
     inputs = x = keras.Input(tuple(input_shape), name="image")
     for block, sizes in enumerate(_BLOCKS, 1):
         for index, filters in enumerate(sizes, 1):

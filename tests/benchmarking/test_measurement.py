@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_loaded_shows_its_error(tmp_path):
 AT_LEAST_1 = "an integer of at least 1. Received:"
 WRONG = {
     "no models": ({"models": {}}, ValueError, "`models` must be a dict .* not empty"),
-    "a list": ({"models": [1]}, ValueError, r"`models` must be a dict .* Received: \[1\]"),
+    "a list": ({"models": [1]}, ValueError, r"`models` must be a dict .* Received: models=\[1\]"),
     "not a model": ({"models": {"a": 3}}, TypeError, "must be a keras.Model. Received: int"),
     "no such path": (
         {"models": {"a": "nowhere"}},
@@ -164,8 +164,8 @@ WRONG = {
         f"`threads` must be {AT_LEAST_1} threads='1'",
     ),
     "one backend": ({"backends": "litert"}, ValueError, "`backends` must be a seq.* 'litert'"),
-    "no backend": ({"backends": []}, ValueError, r"`backends` must be a sequence .* \[\]"),
-    "backend": ({"backends": ["onnx"]}, ValueError, r"some of \('keras', .*: \['onnx'\]"),
+    "no backend": ({"backends": []}, ValueError, r"`backends` must be a sequence .* backends=\[\]"),
+    "backend": ({"backends": ["onnx"]}, ValueError, r"some of \('keras', .*: backends=\['onnx'\]"),
     "no GPU": (
         {"backends": ["litert", "openvino"], "devices": ["gpu"]},
         ValueError,

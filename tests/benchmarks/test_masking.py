@@ -9,7 +9,7 @@ import numpy as np
 from helpers.export_cases import CASES, build
 
 import keras_branch_prune as kbp
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "_masking.py"
 
@@ -26,7 +26,7 @@ def test_masked_channels_are_those_that_pruning_removes():
     masked = load_script().masked
     model = build(CASES, "vgg16")
     plan = kbp.plan(model, width=0.5)
-    zeros, inputs = masked(model, plan), random_inputs(model, 3)
+    zeros, inputs = masked(model, plan), draw_inputs(model, 3)
     compact = kbp.select(model, plan)(inputs, training=False)
     assert relative_error(compact, zeros(inputs, training=False)) <= 1e-5
     assert relative_error(compact, model(inputs, training=False)) > 1e-2

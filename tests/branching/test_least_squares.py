@@ -19,7 +19,7 @@ def problem(mean=0.0, dtype=np.float64, rows=ROWS, noise=0.1):
 
 @pytest.fixture(autouse=True, params=[1, 200])
 def rows_at_a_time(request, monkeypatch):
-    monkeypatch.setattr(least_squares, "_ROWS", request.param)
+    monkeypatch.setattr(least_squares, "_ROWS_AT_ONCE", request.param)
 
 
 def moments_of(x, y, batches=3):

@@ -12,7 +12,7 @@ from keras import layers, ops
 import keras_branch_prune as kbp
 from keras_branch_prune.branching.reconstruction import Fitting, reconstruct
 from keras_branch_prune.data.spool import Spool
-from keras_branch_prune.graph.equivalence import random_inputs
+from keras_branch_prune.graph.equivalence import draw_inputs
 
 IMAGES = np.random.default_rng(1).normal(size=(64, 8, 8, 3)).astype(np.float32)
 
@@ -22,7 +22,7 @@ def branched_at_half(model: keras.Model) -> keras.Model:
 
 
 def calibration_for(model: keras.Model, samples: int = 48):
-    inputs = random_inputs(model, samples, seed=3)
+    inputs = draw_inputs(model, samples, seed=3)
     return list(inputs) if isinstance(inputs, tuple) else inputs
 
 

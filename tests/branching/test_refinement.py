@@ -13,7 +13,7 @@ from keras import layers, ops, tree
 import keras_branch_prune as kbp
 from keras_branch_prune.branching.reconstruction import reconstruct
 from keras_branch_prune.branching.refinement import refine
-from keras_branch_prune.graph.equivalence import random_inputs
+from keras_branch_prune.graph.equivalence import draw_inputs
 from keras_branch_prune.layers.channel_map import ChannelMap
 from keras_branch_prune.layers.names import is_narrow
 
@@ -48,7 +48,7 @@ def weights(model):
 def prepared(model, samples=160):
     """Branches a model at half the width and reconstructs it on random inputs."""
     branched = kbp.branch(model, kbp.plan(model, width=0.5))
-    inputs = tree.flatten(random_inputs(branched, samples, seed=1))
+    inputs = tree.flatten(draw_inputs(branched, samples, seed=1))
     arrays = [np.asarray(array) for array in inputs]
     names = [tensor.name for tensor in branched.inputs]
     data = dict(zip(names, arrays, strict=True)) if len(arrays) > 1 else arrays[0]
@@ -58,7 +58,7 @@ def prepared(model, samples=160):
 
 def output(model, alpha):
     """The outputs on inputs that no test calibrates with."""
-    inputs = random_inputs(model, 32, seed=2)
+    inputs = draw_inputs(model, 32, seed=2)
     before = kbp.get_alpha(model)
     kbp.set_alpha(model, alpha)
     result = [np.asarray(x) for x in tree.flatten(model(inputs, training=False))]
@@ -186,13 +186,13 @@ def test_an_error_that_is_not_finite_undoes_everything():
 
 def test_no_step_follows_one_that_is_not_finite(monkeypatch):
     case, steps = prepared(build("mlp")), []
-    compile_functions = refine_module._tensorflow_functions
+    compile_functions = refine_module._compile_functions
 
     def failing(*args):
         step, measure = compile_functions(*args)
         return lambda inputs: steps.append(step(inputs)) or math.nan, measure
 
-    monkeypatch.setattr(refine_module, "_tensorflow_functions", failing)
+    monkeypatch.setattr(refine_module, "_compile_functions", failing)
     with pytest.raises(ValueError, match="must stay finite.* nan in epoch 1"):
         refine(case.model, case.data, **SETTINGS)
     assert len(steps) == 1

@@ -124,7 +124,7 @@ def test_no_matrix_is_made_before_it_is_asked_for(monkeypatch):
         (SUMMED, {}, [0, 1, 2, 3, 4, 5]),
         (FLAT, KEPT, [0, 3, 5, 6, 9, 11, 12, 15, 17, 18, 21, 23]),
         (side_by_side(1, [FLAT, Layout.of_group(1, "d", 3)]), {"d": [2]}, [*range(24), 26]),
-        (SUMMED.repeated(2), KEPT, [0, 1, 6, 7, 10, 11]),
+        (SUMMED.repeat(2), KEPT, [0, 1, 6, 7, 10, 11]),
         (HEADS, {"heads": [1]}, [3, 4, 5]),
         (HEADS, {"value": [0, 2]}, [0, 2, 3, 5]),
         (HEADS, {"heads": [1], "value": [0, 2]}, [3, 5]),
@@ -155,7 +155,7 @@ def test_layouts_of_equal_structure_can_be_tied():
     assert FLAT.structure() == ((4, (4, 1), (2, 1)),)
     assert HEADS.structure() == ((1, (2, 1, 3, 1)),)
     names = {"left": "stem[0:4]", "right": "stem[4:6]"}
-    assert joined.relabelled(names) == SUMMED
+    assert joined.relabel(names) == SUMMED
 
 
 def test_part_is_the_segments_between_two_ends():
@@ -167,4 +167,4 @@ def test_a_single_segment_is_alone_at_one_position():
     alone = Layout.of_group(3, "stem", 6)
     assert alone.single_segment() == Segment("stem", 6)
     flat = dataclasses.replace(alone, blocks=(Block(4, alone.blocks[0].segments),))
-    assert not any(x.single_segment() for x in (SUMMED, HEADS, alone.repeated(2), flat))
+    assert not any(x.single_segment() for x in (SUMMED, HEADS, alone.repeat(2), flat))

@@ -80,7 +80,7 @@ def test_a_tie_with_unknown_channels_keeps_whole():
 def test_channels_that_repeat_differently_are_kept_whole():
     tracker = tracker_of()
     stem, left = tracker.produce(STEM, 3, 6), tracker.produce(LEFT, 3, 3)
-    tracker.tie([stem, left.repeated(2)], "'add' (Add)")
+    tracker.tie([stem, left.repeat(2)], "'add' (Add)")
     assert {name for name, _ in tracker.reasons} == {"stem", "left"}
 
 

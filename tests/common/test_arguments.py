@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from keras_branch_prune.common.arguments import (
-    check_share,
-    number_up_to,
     require_bool,
     require_choice,
     require_integer,
     require_number,
+    require_number_up_to,
     require_positive,
+    require_share,
 )
 
 
@@ -49,16 +49,16 @@ def test_positive_numbers(value):
 
 @pytest.mark.parametrize("value", [0, 1, math.nan, "0.5", True])
 def test_shares(value):
-    assert check_share("x", 0.5) == 0.5
+    assert require_share("x", 0.5) == 0.5
     with pytest.raises(ValueError, match=r"`x` must be a number in \(0, 1\)\. Received: x="):
-        check_share("x", value)
+        require_share("x", value)
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1, math.nan, False])
 def test_numbers_up_to_a_bound(value):
-    assert number_up_to("x", 2, at_most=2) == 2.0
+    assert require_number_up_to("x", 2, at_most=2) == 2.0
     with pytest.raises(ValueError, match=r"`x` must be a number in \[0, 2\]\. Received: x="):
-        number_up_to("x", value, at_most=2)
+        require_number_up_to("x", value, at_most=2)
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "True"])

@@ -5,7 +5,7 @@ from keras import layers
 from keras.initializers import RandomUniform
 
 from keras_branch_prune.exporting.batch_norm_folding import fold_batch_norm
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 IMAGE, SERIES = (6, 8, 4), (9, 4)
 
@@ -48,7 +48,7 @@ def _assert_folds(model, left=0):
     folded = fold_batch_norm(model)
     assert _norms(folded) == left
     assert folded.output_names == model.output_names
-    inputs = random_inputs(model, 3)
+    inputs = draw_inputs(model, 3)
     assert relative_error(model(inputs, training=False), folded(inputs, training=False)) <= 1e-12
     return folded
 
@@ -156,7 +156,7 @@ def test_channels_first():
     other = _chain((6, 8, 4), _bn(), _f64(layers.Conv2D, 3, 3))
     other.layers[1].set_weights(norm.get_weights())
     other.layers[2].set_weights(model.get_layer("conv").get_weights())
-    x = random_inputs(twin, 3)
+    x = draw_inputs(twin, 3)
     assert relative_error(other(x, training=False), twin(x)) <= 1e-12
 
 
@@ -201,7 +201,7 @@ def test_keras_application_in_float32():
     folded = fold_batch_norm(model)
     assert _norms(model) == 52
     assert _norms(folded) == 0
-    x = random_inputs(model, 2)
+    x = draw_inputs(model, 2)
     assert relative_error(model(x, training=False), folded(x, training=False)) <= 1e-5
 
 

@@ -5,7 +5,7 @@ from helpers import models
 from keras import layers
 
 from keras_branch_prune.exporting.inference_form import inference_form
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 
 def _trained(model, seed=0):
@@ -34,7 +34,7 @@ def _classes(model):
 
 
 def _assert_same(model, form, tolerance=2e-6):
-    inputs = random_inputs(model, 3)
+    inputs = draw_inputs(model, 3)
     assert relative_error(model(inputs, training=False), form(inputs, training=False)) <= tolerance
 
 

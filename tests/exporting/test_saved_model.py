@@ -7,7 +7,7 @@ from helpers.saved_models import is_frozen, signature_of
 from keras import layers
 
 from keras_branch_prune.exporting.saved_model import export_saved_model
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 
 def _several():
@@ -23,7 +23,7 @@ def test_verified_in_a_fresh_process(tmp_path):
     assert export_saved_model(model, tmp_path / "new" / "saved") == tmp_path / "new" / "saved"
     assert os.listdir(tmp_path / "new") == ["saved"]
     signature = signature_of(tmp_path / "new" / "saved")
-    inputs = random_inputs(model, 5)
+    inputs = draw_inputs(model, 5)
     outputs = signature(image=inputs)
     assert list(outputs) == ["scores"]
     assert relative_error(model(inputs, training=False), outputs["scores"]) <= 1e-5
@@ -33,7 +33,7 @@ def test_verified_in_a_fresh_process(tmp_path):
 def test_verified_with_several_inputs_and_outputs(tmp_path):
     model = _several()
     signature = signature_of(export_saved_model(model, tmp_path / "saved"))
-    words, other = random_inputs(model, 2)
+    words, other = draw_inputs(model, 2)
     outputs = signature(words=words, other=other)
     assert set(outputs) == {"head", "head_1", "other"}
     expected = model([words, other], training=False)
@@ -49,7 +49,7 @@ def test_weights_are_stored_once(tmp_path):
         assert is_frozen(path) is freeze
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         assert 1.0 <= size / (4 * model.count_params()) <= 1.05
-        x = random_inputs(model, 3)
+        x = draw_inputs(model, 3)
         assert relative_error(model(x), signature_of(path)(features=x)["scores"]) <= 1e-6
 
 

@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_branch_prune.exporting import serving
 from keras_branch_prune.exporting.saved_model import export_saved_model
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 
 def test_dict_outputs_keep_their_keys(tmp_path):
@@ -21,7 +21,7 @@ def test_dict_outputs_keep_their_keys(tmp_path):
     sums = {"z": layers.Add()(list(inputs.values())), "file": layers.Dense(2)(inputs["b"])}
     model = keras.Model(inputs, sums)
     signature = signature_of(export_saved_model(model, tmp_path / "saved", verify=False))
-    values = random_inputs(model, 2)
+    values = draw_inputs(model, 2)
     assert relative_error(model(values), signature(**values)) <= 1e-6
 
 

@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.graph.attention import fuse_attention
 from keras_branch_prune.graph.building import build_model
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 
 def groups_of(model):
@@ -113,7 +113,7 @@ def test_splitting_and_fusing_change_nothing_even_in_training(training):
     options = {"dropout": 0.4, "seed": 3}
     model = model_with(layers.MultiHeadAttention(2, 4, value_dim=3, **options))
     graph = canonical(model)
-    inputs = random_inputs(model, 3)
+    inputs = draw_inputs(model, 3)
     expected = model(inputs, training=training)
     for rebuilt in (build_model(graph), build_model(fuse_attention(graph))):
         assert relative_error(expected, rebuilt(inputs, training=training)) == 0.0
@@ -256,7 +256,7 @@ def test_a_branched_model_trains():
     branched = kbp.branch(model, kbp.plan(model, width=0.5), train_original=False)
     kbp.set_alpha(branched, 0.5)
     branched.compile("adam", "mse")
-    inputs = random_inputs(branched, 4)
+    inputs = draw_inputs(branched, 4)
     branched.fit(inputs, np.zeros((4, 3)), epochs=2, verbose=0)
     kbp.set_alpha(branched, 0)
     compact = kbp.merge(branched)

@@ -9,8 +9,8 @@ import keras_branch_prune as kbp
 from keras_branch_prune.exporting import verification as verify
 from keras_branch_prune.graph.equivalence import (
     check_equivalent,
-    outputs_in_float64,
-    random_inputs,
+    compute_in_float64,
+    draw_inputs,
     relative_error,
 )
 
@@ -71,9 +71,9 @@ def test_without_float64_the_first_comparison_decides():
 
 def test_an_export_may_differ_by_what_the_model_itself_rounds(tmp_path, monkeypatch):
     model = cancelling()
-    exact = np.asarray(outputs_in_float64(model, np.ones((1, 1), np.float32)))
+    exact = np.asarray(compute_in_float64(model, np.ones((1, 1), np.float32)))
     assert exact == -1
-    cases = [random_inputs(model, batch, seed=batch).numpy() for batch in (1, 3)]
+    cases = [draw_inputs(model, batch, seed=batch).numpy() for batch in (1, 3)]
     assert all(relative_error(-case, model(case)) > 1e-5 for case in cases)
 
     def run(share):
@@ -85,6 +85,6 @@ def test_an_export_may_differ_by_what_the_model_itself_rounds(tmp_path, monkeypa
     run(2e-5)
     with pytest.raises(kbp.ExportError, match="allowed 0.001"):
         run(2e-3)
-    monkeypatch.setattr(verify, "outputs_in_float64", lambda *_: None)
+    monkeypatch.setattr(verify, "compute_in_float64", lambda *_: None)
     with pytest.raises(kbp.ExportError, match="allowed 1e-05"):
         run(2e-5)

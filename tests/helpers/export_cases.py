@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_branch_prune.exporting.serving import serving_names
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 from keras_branch_prune.zoo import dcgan_generator, rgb_autoencoder, vgg16
 
 
@@ -129,7 +129,7 @@ def assert_round_trip(
     """Compares a reloaded model with the original, output by output, at batch 1 and 3."""
     names = serving_names(model)
     for batch in (1, 3):
-        inputs = random_inputs(model, batch)
+        inputs = draw_inputs(model, batch)
         arrays = [keras.ops.convert_to_numpy(x) for x in tree.flatten(inputs)]
         outputs = run(dict(zip(names.inputs, arrays, strict=True)))
         assert set(outputs) == set(names.outputs)

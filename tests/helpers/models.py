@@ -11,7 +11,7 @@ from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 
 import keras_branch_prune as kbp
-from keras_branch_prune.graph.equivalence import random_inputs, relative_error
+from keras_branch_prune.graph.equivalence import draw_inputs, relative_error
 
 # Keras 3.8 has no RMSNormalization yet.
 _RMS_NORMALIZATION = getattr(layers, "RMSNormalization", layers.LayerNormalization)
@@ -439,7 +439,7 @@ def perturb_maps(branched: keras.Model, seed: int = 0) -> None:
 
 def error_between(expected: keras.Model, actual: keras.Model, batch_size: int = 4) -> float:
     """Returns the relative error between two models on random inputs."""
-    inputs = random_inputs(expected, batch_size, seed=7)
+    inputs = draw_inputs(expected, batch_size, seed=7)
     return relative_error(expected(inputs, training=False), actual(inputs, training=False))
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.models import build
 
 import keras_branch_prune as kbp
-from keras_branch_prune.graph.equivalence import random_inputs
+from keras_branch_prune.graph.equivalence import draw_inputs
 
 # The function hides the module of the same name.
 EXAMPLE = doctest.DocTestFinder().find(kbp.sensitivity, "sensitivity", globs={})
@@ -87,7 +87,7 @@ def test_a_metric_sees_what_is_fitted():
 
 def test_a_group_that_cannot_become_that_narrow_keeps_all():
     model = build("grouped")
-    data = (random_inputs(model, 64),)
+    data = (draw_inputs(model, 64),)
     result = kbp.sensitivity(model, calibration=data, widths=(0.1, 0.9))
     conv_groups = {group.name: group.conv_groups for group in kbp.explain(model).groups}
     for group in result.groups:

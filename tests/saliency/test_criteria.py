@@ -13,7 +13,7 @@ from keras_branch_prune.saliency.criteria import (
     SALIENCIES,
     GroupData,
     channel_scores,
-    keeping_order,
+    order_by_score,
     register_saliency,
 )
 from keras_branch_prune.saliency.features import GroupFeatures
@@ -119,13 +119,13 @@ def test_interpolative_takes_out_what_is_known():
     # Channel 1 is large, and channel 0 but a part of it.
     x = np.array([[1.9, 2.0, 0.0, 0.5], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.4]])
     scores = channel_scores("interpolative", data(products=x.T @ x))
-    assert keeping_order(scores).tolist() == [1, 2, 3, 0]
+    assert order_by_score(scores).tolist() == [1, 2, 3, 0]
 
 
 def test_output_error_keeps_what_the_output_needs():
     products = np.diag([4.0, 3.0, 2.0, 1.0])
     group = data(products=products, sensitivity=np.diag([0.1, 1.0, 0.0, 5.0]))
-    assert keeping_order(channel_scores("output_error", group)).tolist() == [3, 1, 0, 2]
+    assert order_by_score(channel_scores("output_error", group)).tolist() == [3, 1, 0, 2]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,7 +161,7 @@ def test_dead_and_dependent_channels_come_last(name):
     x[:, 5] = x[:, 0] - 2 * x[:, 7]
     sensitivity = gram(8, 20, 1)
     scores = channel_scores(name, data(x, products=x.T @ x / 50, sensitivity=sensitivity))
-    order = keeping_order(scores).tolist()
+    order = order_by_score(scores).tolist()
     assert 2 in order[-2:]
     assert {0, 5, 7} & set(order[-2:])
 
@@ -189,9 +189,9 @@ def test_the_scale_of_features_and_of_outputs_does_not_matter(scale, moves):
 
 def test_runs_take_turns():
     scores = np.array([1.0, 5.0, 3.0, 9.0, 8.0, 7.0])
-    assert keeping_order(scores).tolist() == [3, 4, 5, 1, 2, 0]
-    assert keeping_order(scores, 2).tolist() == [1, 3, 2, 4, 0, 5]
-    assert keeping_order(np.zeros(4), 2).tolist() == [0, 2, 1, 3]
+    assert order_by_score(scores).tolist() == [3, 4, 5, 1, 2, 0]
+    assert order_by_score(scores, 2).tolist() == [1, 3, 2, 4, 0, 5]
+    assert order_by_score(np.zeros(4), 2).tolist() == [0, 2, 1, 3]
 
 
 def test_a_criterion_of_ones_own_is_used(table):

@@ -11,7 +11,7 @@ import keras_branch_prune as kbp
 from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.channels.cuts import side_by_side
 from keras_branch_prune.channels.layouts import Block, Layout, Segment
-from keras_branch_prune.data.batches import BATCH_SIZE
+from keras_branch_prune.data.calibration import BATCH_SIZE
 from keras_branch_prune.graph.canonical import canonical
 from keras_branch_prune.saliency.features import Features, measure_features
 from keras_branch_prune.saliency.gradients import Gradients
@@ -63,8 +63,8 @@ HEADS = Segment("heads", 2, inner=Segment("value", 3))
         (Layout(1, (Block(3, (B,)),)), "b", [[0, 1], [2, 3], [4, 5]]),
         (Layout(1, (Block(2, (A, B)),)), "b", [[3, 4], [8, 9]]),
         (Layout(1, (Block(1, (B,)), Block(2, (A,)))), "a", [[2, 3, 4], [5, 6, 7]]),
-        (Layout(1, (Block(1, (B,)),)).repeated(2), "b", [[0, 2], [1, 3]]),
-        (Layout(1, (Block(1, (A, B)),)).repeated(2), "b", [[6, 8], [7, 9]]),
+        (Layout(1, (Block(1, (B,)),)).repeat(2), "b", [[0, 2], [1, 3]]),
+        (Layout(1, (Block(1, (A, B)),)).repeat(2), "b", [[6, 8], [7, 9]]),
         (Layout(1, (Block(1, (HEADS,)),)), "heads", [[0, 3], [1, 4], [2, 5]]),
         (Layout(1, (Block(1, (HEADS,)),)), "value", [[0, 1, 2], [3, 4, 5]]),
         (Layout(1, (Block(1, (B, HEADS)),)), "value", [[2, 3, 4], [5, 6, 7]]),
@@ -75,7 +75,7 @@ def test_columns(layout, group, columns):
 
 
 def test_columns_say_what_kept_indices_say():
-    layouts = [Layout(1, (Block(4, (A, HEADS)),)), Layout(1, (Block(1, (B, A)),)).repeated(3)]
+    layouts = [Layout(1, (Block(4, (A, HEADS)),)), Layout(1, (Block(1, (B, A)),)).repeat(3)]
     layout = side_by_side(1, layouts)
     rest = {"a": [], "b": [], "value": range(3), "heads": []}
     for group, channels in (("a", 3), ("b", 2), ("heads", 2)):

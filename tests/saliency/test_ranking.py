@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_branch_prune.analysis.groups import analyse
 from keras_branch_prune.graph.canonical import canonical
-from keras_branch_prune.graph.equivalence import random_inputs
+from keras_branch_prune.graph.equivalence import draw_inputs
 from keras_branch_prune.saliency.criteria import SALIENCIES
 from keras_branch_prune.saliency.ranking import Ranking, rank
 
@@ -21,7 +21,7 @@ def ranked(model: keras.Model, saliency: str = "l1", calibration=None, **options
 
 def inputs_of(model: keras.Model, samples: int = 40) -> tuple:
     """Inputs without targets."""
-    return (random_inputs(model, samples),)
+    return (draw_inputs(model, samples),)
 
 
 def with_norms(**gammas) -> keras.Model:

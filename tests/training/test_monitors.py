@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keras_branch_prune.training.monitors import direction, improves, report_missing
+from keras_branch_prune.training.monitors import improves, report_missing, resolve_mode
 
 
 def test_improves_needs_no_second_best():
@@ -15,13 +15,13 @@ def test_improves_needs_no_second_best():
 
 
 def test_direction():
-    assert direction("val_loss", "auto") == "min"
-    assert direction("val_loss", "max") == "max"
-    assert direction(None, "auto") == "auto"
+    assert resolve_mode("val_loss", "auto") == "min"
+    assert resolve_mode("val_loss", "max") == "max"
+    assert resolve_mode(None, "auto") == "auto"
     with pytest.raises(ValueError, match="`mode` must be 'auto', 'min' or 'max'"):
-        direction(None, "up")
+        resolve_mode(None, "up")
     with pytest.raises(ValueError, match="whose name does not tell"):
-        direction("val_thing", "auto")
+        resolve_mode("val_thing", "auto")
 
 
 def test_what_is_missing():

@@ -13,7 +13,7 @@ from helpers.small_models import (
 )
 
 import keras_branch_prune as kbp
-from keras_branch_prune.training.snapshot import Snapshot, take
+from keras_branch_prune.training.snapshot import Snapshot, take_snapshot
 
 
 def model_with_everything():
@@ -29,7 +29,7 @@ def model_with_everything():
 def test_training_from_a_restored_state_is_the_same_again():
     model = model_with_everything()
     fit(model, [], 1)
-    snapshot, before = take(model), weights_of(model)
+    snapshot, before = take_snapshot(model), weights_of(model)
     first, after = fit(model, [], 2), weights_of(model)
     assert not np.array_equal(before[0], after[0])
     snapshot.restore(model)
@@ -41,7 +41,7 @@ def test_training_from_a_restored_state_is_the_same_again():
 def test_a_snapshot_before_the_first_batch_holds_the_optimizer():
     model = model_with_everything()
     assert not model.optimizer.built
-    snapshot = take(model)
+    snapshot = take_snapshot(model)
     assert len(snapshot.optimizers["optimizer"]) > 2
     first = fit(model, [], 2)
     snapshot.restore(model)
@@ -51,7 +51,7 @@ def test_a_snapshot_before_the_first_batch_holds_the_optimizer():
 def test_restores_alpha():
     model = small_branched_model()
     kbp.set_alpha(model, 0.7)
-    snapshot = take(model)
+    snapshot = take_snapshot(model)
     kbp.set_alpha(model, 0.2)
     snapshot.restore(model)
     assert kbp.get_alpha(model) == 0.7
@@ -59,7 +59,7 @@ def test_restores_alpha():
 
 def test_state_of_a_snapshot():
     model = small_branched_model()
-    taken = take(model)
+    taken = take_snapshot(model)
     again = Snapshot.from_state(taken.get_state())
     assert_same_state(again.variables, taken.variables)
     assert again.optimizers.keys() == taken.optimizers.keys() == {"optimizer"}
@@ -70,7 +70,7 @@ def test_every_optimizer_that_is_built_is_taken_back():
     model = plain_model()
     model.second, model.third = keras.optimizers.Adam(0.5), keras.optimizers.Adam()
     model.second.build(model.trainable_variables)
-    snapshot = take(model)
+    snapshot = take_snapshot(model)
     assert set(snapshot.optimizers) == {"optimizer", "second"}
     gradients = [np.ones(variable.shape) for variable in model.trainable_variables]
     for optimizer in (model.second, model.third):
@@ -85,30 +85,30 @@ def test_every_optimizer_that_is_built_is_taken_back():
 def test_another_structure():
     message = r"`model.variables` must be the 2 variables.*Received: 11 variables"
     with pytest.raises(ValueError, match=message):
-        take(plain_model()).restore(small_branched_model())
+        take_snapshot(plain_model()).restore(small_branched_model())
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     other.compile("sgd", "mse")
     before = weights_of(other)
     with pytest.raises(
         ValueError, match=r"Received: '.*kernel' of shape \(3, 1\) and float32, tak"
     ):
-        take(plain_model()).restore(other)
+        take_snapshot(plain_model()).restore(other)
     assert_same_state(weights_of(other), before)
     with pytest.raises(ValueError, match=r"`model.optimizer.variables` must be the 2 variables"):
-        take(plain_model()).restore(plain_model(keras.optimizers.Adam()))
+        take_snapshot(plain_model()).restore(plain_model(keras.optimizers.Adam()))
 
 
 def test_needs_a_compiled_model():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)], name="plain")
     with pytest.raises(ValueError, match="`model` must be compiled. Received: 'plain', not compi"):
-        take(model)
+        take_snapshot(model)
 
 
 def test_under_a_distribution_strategy():
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         model = plain_model(keras.optimizers.Adam())
-    snapshot = take(model)  # Outside of the scope, as in `fit`.
+    snapshot = take_snapshot(model)  # Outside of the scope, as in `fit`.
     first = fit(model, [], 2)
     snapshot.restore(model)
     assert fit(model, [], 2) == first

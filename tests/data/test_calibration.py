@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_branch_prune.data.batches import BATCH_SIZE, read_batches
+from keras_branch_prune.data.calibration import BATCH_SIZE, read_batches
 from keras_branch_prune.graph.canonical import canonical
 
 IMAGES = np.random.default_rng(0).random((70, 4, 4, 3), dtype=np.float32)
