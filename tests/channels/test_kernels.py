@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from helpers.arrays import random
 
-from keras_branch_prune.channels.kernels import (
-    ChannelMatrices,
-    expand_bias,
-    expand_kernel,
-    reduce_bias,
-    reduce_kernel,
-)
+from keras_branch_prune.channels.kernels import ChannelMatrices, multiply_weights
 
 
 def matrices(*blocks, bias=None):
@@ -35,51 +29,61 @@ def whole(channel_map):
 MAPS = [matrices((1, 2, 5)), matrices((1, 2, 3), (1, 4, 2)), matrices((3, 2, 4), (1, 1, 2))]
 
 
+def multiply(kernel, axes=(0, 1), expand=None, reduce=None, bias=None, conv_groups=1):
+    """The weights of a layer multiplied with the maps around it."""
+    weights = [kernel] if bias is None else [kernel, bias]
+    made = multiply_weights(weights, axes, expand, reduce, conv_groups)
+    for deferred in made:
+        assert deferred.numpy().shape == tuple(deferred.shape)
+    return [deferred.numpy() for deferred in made]
+
+
 @pytest.mark.parametrize("channel_map", MAPS, ids=["one block", "blocks", "positions"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_kernels_behind_and_before_a_map(channel_map, axis):
     before, after = channel_map.shape
-    assert whole(channel_map).shape == (before, after)
+    other_axis = (axis + 1) % 3
     wide = np.moveaxis(random(3, 4, after).astype(np.float64), -1, axis)
-    expected = np.moveaxis(np.moveaxis(wide, axis, -1) @ whole(channel_map).T, -1, axis)
-    np.testing.assert_allclose(expand_kernel(wide, axis, channel_map), expected, rtol=1e-12)
-    other = np.moveaxis(random(3, 4, before).astype(np.float64), -1, axis)
-    expected = np.moveaxis(np.moveaxis(other, axis, -1) @ whole(channel_map), -1, axis)
-    np.testing.assert_allclose(reduce_kernel(other, axis, channel_map), expected, rtol=1e-12)
+    (kernel,) = multiply(wide, (axis, other_axis), expand=channel_map)
+    expected = np.moveaxis(wide, axis, -1) @ whole(channel_map).T
+    np.testing.assert_allclose(np.moveaxis(kernel, axis, -1), expected, rtol=1e-12)
+    wide = np.moveaxis(random(3, 4, before).astype(np.float64), -1, axis)
+    (kernel,) = multiply(wide, (other_axis, axis), reduce=channel_map)
+    expected = np.moveaxis(wide, axis, -1) @ whole(channel_map)
+    np.testing.assert_allclose(np.moveaxis(kernel, axis, -1), expected, rtol=1e-12)
 
 
 def test_no_map_changes_nothing():
-    kernel, bias = np.eye(3), np.arange(3.0)
-    assert expand_kernel(kernel, 0, None) is kernel
-    assert reduce_kernel(kernel, 1, None) is kernel
-    assert reduce_bias(bias, None) is bias
-    assert expand_bias(bias, kernel, (0, 1), None) is bias
+    kernel, bias = random(3, 2), random(2)
+    for found, expected in zip(multiply(kernel, bias=bias), (kernel, bias), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.float32
 
 
 def test_every_group_of_a_convolution_reads_its_part_of_the_map():
     expand = matrices((1, 2, 3), (1, 2, 3))
     kernel = random(3, 8).astype(np.float64)  # Two groups of three inputs and four outputs.
-    narrow = expand_kernel(kernel, 0, expand, conv_groups=2)
+    (narrow,) = multiply(kernel, expand=expand, conv_groups=2)
     for group, (_, matrix) in enumerate(expand.blocks):
         outputs = slice(4 * group, 4 * group + 4)
         np.testing.assert_allclose(narrow[:, outputs], matrix @ kernel[:, outputs], rtol=1e-12)
 
 
 def test_a_bias_goes_through_the_map_and_is_added_to():
-    bias = np.arange(4.0)
+    kernel, bias = random(3, 2, 4).astype(np.float64), np.arange(4.0)
     reduce = matrices((1, 4, 2), bias=np.array([10.0, 20.0]))
-    np.testing.assert_allclose(reduce_bias(bias, reduce), bias @ whole(reduce) + reduce.bias)
-    kernel = random(3, 2, 5).astype(np.float64)
+    _, found = multiply(kernel, (1, 2), reduce=reduce, bias=bias)
+    np.testing.assert_allclose(found, bias @ whole(reduce) + reduce.bias)
     expand = matrices((1, 1, 2), bias=np.array([1.0, -2.0]))
-    expected = np.arange(5.0) + kernel[:, 0].sum(0) - 2 * kernel[:, 1].sum(0)
-    np.testing.assert_allclose(expand_bias(np.arange(5.0), kernel, (1, 2), expand), expected)
+    _, found = multiply(kernel, (1, 2), expand=expand, bias=bias)
+    np.testing.assert_allclose(found, bias + kernel[:, 0].sum(0) - 2 * kernel[:, 1].sum(0))
 
 
 def test_a_diagonal_map_is_a_scale():
     scale = ChannelMatrices.diagonal(np.array([2.0, 3.0]), np.array([1.0, 1.0]))
-    np.testing.assert_array_equal(reduce_kernel(np.ones((4, 2)), 1, scale), [[2, 3]] * 4)
+    np.testing.assert_array_equal(multiply(np.ones((4, 2)), reduce=scale)[0], [[2, 3]] * 4)
     np.testing.assert_array_equal(scale.dense(), np.diag([2, 3]))
-    twice = scale.repeated(2)
+    twice = scale.repeat(2)
     np.testing.assert_array_equal(twice.blocks[0][1], [2, 2, 3, 3])
     np.testing.assert_array_equal(twice.bias, [1, 1, 1, 1])
     np.testing.assert_array_equal(scale.part(slice(1, 2), slice(1, 2)), [3])
@@ -87,6 +91,6 @@ def test_a_diagonal_map_is_a_scale():
 
 def test_the_map_the_other_way():
     channel_map = matrices((1, 2, 3), (1, 1, 2))
-    other = channel_map.transposed()
+    other = channel_map.transpose()
     assert other.shape == (5, 3)
     np.testing.assert_array_equal(other.dense(), channel_map.dense().T)

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from keras_branch_prune.data.datasets import (
     check_data,
-    first_samples,
     is_endless,
     iterate,
+    read_first_samples,
     require_samples,
 )
 
@@ -36,16 +36,16 @@ def dataset():
 @pytest.mark.parametrize("make", [dataset, Batches], ids=["tf.data", "PyDataset"])
 @pytest.mark.parametrize("count", [1, 3, 6, 99])
 def test_the_first_samples_are_arrays(make, count):
-    images, labels = first_samples(make(), count)
+    images, labels = read_first_samples(make(), count)
     np.testing.assert_array_equal(images, X[:count])
     np.testing.assert_array_equal(labels, Y[:count])
 
 
 def test_first_samples_without_targets_and_with_weights():
-    (images,) = first_samples(tf.data.Dataset.from_tensor_slices(X).batch(2), 3)
+    (images,) = read_first_samples(tf.data.Dataset.from_tensor_slices(X).batch(2), 3)
     np.testing.assert_array_equal(images, X[:3])
     weighted = tf.data.Dataset.from_tensor_slices((X, Y, np.ones(6))).batch(2)
-    assert len(first_samples(weighted, 3)) == 2
+    assert len(read_first_samples(weighted, 3)) == 2
 
 
 def test_no_more_is_read_than_needed():
@@ -53,7 +53,7 @@ def test_no_more_is_read_than_needed():
         yield X[:4], Y[:4]
         pytest.fail("read on")
 
-    assert len(first_samples(batches(), 4)[0]) == 4
+    assert len(read_first_samples(batches(), 4)[0]) == 4
 
 
 def test_a_dataset_may_be_endless():
