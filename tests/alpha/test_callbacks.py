@@ -222,8 +222,14 @@ class Interrupt(keras.callbacks.Callback):
     [
         (lambda: kbp.AlphaStepDecay(0.2, every=2), 3),
         (lambda: kbp.AlphaStepDecay(0.02, unit="batch", every=3), 4),
-        (lambda: kbp.AlphaReduceOnPlateau(patience=2, min_delta=10.0), 5),
-        (lambda: kbp.AlphaCosineDecay(8, monitor="loss", patience=1, min_delta=10.0), 5),
+        pytest.param(
+            lambda: kbp.AlphaReduceOnPlateau(patience=2, min_delta=10.0), 5, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda: kbp.AlphaCosineDecay(8, monitor="loss", patience=1, min_delta=10.0),
+            5,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["epochs", "batches", "plateau", "loss"],
 )

@@ -34,6 +34,7 @@ def test_noise_of_two_percent_and_overhead_do_not_matter(block):
     assert measure_block_size(machine(block, overhead=1e5, noise=0.01)) == block
 
 
+@pytest.mark.slow
 def test_this_machine_has_one():
     assert block_size() in (1, 4, 8, 16, 32, 64)
     assert block_size() == block_size()

@@ -73,6 +73,7 @@ def test_what_is_measured_is_not_negative():
     assert latencies.whole == latencies.constant == 0.0
 
 
+@pytest.mark.slow
 def test_this_machine_can_be_measured():
     model = build("vision_transformer")
     latencies = layer_latencies(model, batch_size=2)

@@ -65,6 +65,7 @@ def everything(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_every_backend_is_measured_with_all_threads(everything):
     model, file = everything.variants
     keys = [(x.backend, x.threads, x.batch_size) for x in model.timings]
@@ -80,12 +81,14 @@ def test_every_backend_is_measured_with_all_threads(everything):
         assert timing.ram_mib > 0
 
 
+@pytest.mark.slow
 def test_versions_of_all_runtimes(everything):
     titles = {"Keras", "TensorFlow", "LiteRT", "ONNX Runtime", "OpenVINO"}
     assert titles < set(everything.environment)
     assert everything.environment["threads"] == "2 and 1"
 
 
+@pytest.mark.slow
 def test_peaks(everything):
     assert [(peak.device, peak.threads) for peak in everything.peaks] == [("cpu", 2), ("cpu", 1)]
     assert all(peak.gflops > 1 for peak in everything.peaks)
@@ -94,6 +97,7 @@ def test_peaks(everything):
     assert everything.utilisation(2, "file") is None
 
 
+@pytest.mark.slow
 def test_a_file_is_compared_by_its_backend(everything):
     assert everything.speedup(1) == everything.speedup(1, backend="litert", threads=2)
     low, high = everything.speedup_interval(1, threads=1)
@@ -103,6 +107,7 @@ def test_a_file_is_compared_by_its_backend(everything):
         everything.speedup(1, backend="keras")
 
 
+@pytest.mark.slow
 def test_table_of_all(everything):
     table = str(everything)
     assert "time/image at batch 2, openvino, 1 thread, CPU, ms (p95)" in table
@@ -110,6 +115,7 @@ def test_table_of_all(everything):
     assert "Matmul peak, CPU, 1 thread: " in table
 
 
+@pytest.mark.slow
 def test_json_round_trip(everything):
     assert BenchmarkResult.from_json(json.loads(json.dumps(everything.to_json()))) == everything
 

@@ -56,6 +56,7 @@ def bottleneck(model, block=2):
     return model.get_layer(f"encoder__block{block}_pool").output.shape[-1]
 
 
+@pytest.mark.slow
 def test_it_leaves_models_tables_and_pictures(finished):
     folder, printed = finished
     original = {"original.keras", "original.history.json", "original.json"}
@@ -69,6 +70,7 @@ def test_it_leaves_models_tables_and_pictures(finished):
     assert width > height > 500
 
 
+@pytest.mark.slow
 def test_table_and_metrics_agree(finished):
     folder, _ = finished
     metrics = read(folder / "metrics.json")
@@ -77,6 +79,7 @@ def test_table_and_metrics_agree(finished):
     assert_table_has((folder / "table.txt").read_text(encoding="utf-8"), metrics)
 
 
+@pytest.mark.slow
 def test_metrics_describe_the_models_that_it_saved(finished, data):
     folder, _ = finished
     metrics = read(folder / "metrics.json")
@@ -91,6 +94,7 @@ def test_metrics_describe_the_models_that_it_saved(finished, data):
     assert step["compact"]["macs"] < metrics["original"]["macs"]
 
 
+@pytest.mark.slow
 def test_the_test_crops_are_for_the_original_and_the_compact_model_alone(finished):
     metrics = read(finished[0] / "metrics.json")
     (step,) = metrics["approaches"]["encoder"]["steps"]
@@ -100,6 +104,7 @@ def test_the_test_crops_are_for_the_original_and_the_compact_model_alone(finishe
     assert not any("test_loss" in row for row in read(finished[0] / "encoder/result.json").values())
 
 
+@pytest.mark.slow
 def test_multiplication_changes_nothing(finished, data):
     folder, _ = finished
     branched = kbp.load_model(folder / "encoder/branched.keras", compile=False)
@@ -110,6 +115,7 @@ def test_multiplication_changes_nothing(finished, data):
     assert step["alpha_0"]["val_loss"] == pytest.approx(step["merged"]["val_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_wrong_multiplication_is_an_error(finished, data):
     branched = kbp.load_model(finished[0] / "encoder/branched.keras", compile=False)
     wrong = kbp.merge(branched)
@@ -118,6 +124,7 @@ def test_a_wrong_multiplication_is_an_error(finished, data):
         largest_difference(branched, wrong, data)
 
 
+@pytest.mark.slow
 def test_pruning_the_encoder_narrows_the_bottleneck(finished):
     folder, _ = finished
     assert {group.name.split("__")[0] for group in plan(folder / "encoder").groups} == {"encoder"}
@@ -130,6 +137,7 @@ def plan(folder):
     return kbp.PruningPlan.load(folder / "plan.json")
 
 
+@pytest.mark.slow
 def test_alpha_falls_in_the_epochs_of_the_flags(finished):
     rows = read(finished[0] / "encoder/branched.history.json")
     # 2 batches per epoch, of which the very last one is trained at α = 0.
@@ -167,6 +175,7 @@ BAD_FLAGS = {
 }
 
 
+@pytest.mark.slow
 def test_bad_flags_are_refused_before_anything_is_made(finished, tmp_path):
     runs = [(tmp_path / "run", flags.split()) for flags in BAD_FLAGS]
     other = (finished[0], ["--keep=0.25", "--prune=decoder"])

@@ -37,6 +37,7 @@ def noise():
     return np.random.default_rng(7).normal(size=(50, 8)).astype("float32")
 
 
+@pytest.mark.slow
 def test_it_leaves_every_stage_and_reports(finished):
     folder, printed = finished
     stages = {"original", "branched", "compact", "scratch"}
@@ -52,6 +53,7 @@ def test_it_leaves_every_stage_and_reports(finished):
     assert 0.3 < picture.shape[0] / picture.shape[1] < 0.6
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_metrics_say(finished):
     folder, printed = finished
     metrics = read(folder / "metrics.json")
@@ -70,6 +72,7 @@ def test_the_table_says_what_the_metrics_say(finished):
     assert set(metrics["classifier"]) == {"validation", "test"}
 
 
+@pytest.mark.slow
 def test_the_metrics_describe_the_models_that_it_saved(finished):
     folder, _ = finished
     rows = read(folder / "metrics.json")["generators"]
@@ -79,6 +82,7 @@ def test_the_metrics_describe_the_models_that_it_saved(finished):
         assert rows[stage]["macs"] == kbp.count_macs(model)
 
 
+@pytest.mark.slow
 def test_the_branched_generator_at_alpha_zero_is_the_merged_one(finished):
     folder, _ = finished
     branched = generator(folder, "branched")
@@ -94,6 +98,7 @@ def test_the_branched_generator_at_alpha_zero_is_the_merged_one(finished):
     assert rows["merged"]["test"]["mean"] != rows["compact"]["test"]["mean"]
 
 
+@pytest.mark.slow
 def test_the_compact_generator_and_the_control_are_as_narrow_as_planned(finished):
     folder, _ = finished
     plan = kbp.PruningPlan.load(folder / "plan.json")
@@ -105,6 +110,7 @@ def test_the_compact_generator_and_the_control_are_as_narrow_as_planned(finished
         assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
 
 
+@pytest.mark.slow
 def test_the_control_has_as_many_epochs_as_all_stages_together(finished):
     epochs = {
         stage: len(read(finished[0] / stage / "history.json"))
@@ -113,12 +119,14 @@ def test_the_control_has_as_many_epochs_as_all_stages_together(finished):
     assert epochs == {"original": 2, "branched": 2, "compact": 1, "scratch": 5}
 
 
+@pytest.mark.slow
 def test_pruned_stages_are_taught_and_the_others_are_not(finished):
     for stage, taught in {"original": 0, "branched": 1, "compact": 1, "scratch": 0}.items():
         for row in read(finished[0] / stage / "history.json"):
             assert ("distillation_loss" in row) == taught
 
 
+@pytest.mark.slow
 def test_the_judge_goes_on_from_stage_to_stage(finished):
     folder, _ = finished
 
@@ -137,6 +145,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_schedules_that_do_not_end_are_refused_before_anything_is_made(finished, tmp_path):
     runs = [(tmp_path / "run", [flag]) for flag in REFUSED]
     *errors, other = EXAMPLE.refusals(*runs, (finished[0], ["--keep=0.5"]))
@@ -204,6 +213,7 @@ def test_the_discriminator_is_pruned_afterwards_in_the_same_folder(finished):
     assert [row["alpha"] for row in logs] == [1.0, 0.5]
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_compact_generator(finished):
     folder, _ = finished
     exported = keras.layers.TFSMLayer(folder / "compact_saved_model", "serving_default")

@@ -104,6 +104,7 @@ def test_bad_arguments(target, options, message):
         search(LAWS["linear"], target, **options)
 
 
+@pytest.mark.slow
 def test_a_share_is_measured():
     inputs = keras.Input((3,))
     compact = keras.Model(inputs, layers.Dense(2)(inputs))

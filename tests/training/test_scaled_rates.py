@@ -172,6 +172,7 @@ def test_saved_and_loaded_with_the_model(tmp_path):
         np.testing.assert_array_equal(values(loaded)[path], value, err_msg=path)
 
 
+@pytest.mark.slow
 def test_backup_restores_factors_and_moments(tmp_path):
     def train(epochs):
         model, backup = branched_model(), kbp.EpochBackup(tmp_path)
