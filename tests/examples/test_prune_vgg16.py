@@ -32,6 +32,7 @@ def history(folder, name):
     return read(folder / f"{name}.history.json")
 
 
+@pytest.mark.slow
 def test_it_leaves_models_exports_metrics_and_pictures(finished):
     folder, printed = finished
     original = {"original.keras", "original.history.json", "original_saved_model"}
@@ -43,6 +44,7 @@ def test_it_leaves_models_exports_metrics_and_pictures(finished):
     assert image.imread(folder / "training.png").shape[2] == 4
 
 
+@pytest.mark.slow
 def test_its_metrics_describe_the_models_that_it_saved(finished):
     folder, _ = finished
     metrics = read(folder / "metrics.json")
@@ -53,6 +55,7 @@ def test_its_metrics_describe_the_models_that_it_saved(finished):
     assert 0.1 < metrics["compact"]["parameters"] / metrics["original"]["parameters"] < 0.15
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_compact_model_agree(finished):
     folder, _ = finished
     plan = kbp.PruningPlan.load(folder / "pruned" / "plan.json")
@@ -61,6 +64,7 @@ def test_the_plan_and_the_compact_model_agree(finished):
         assert compact.get_layer(group.name).filters == group.width
 
 
+@pytest.mark.slow
 def test_the_compact_model_loads_without_the_package(finished):
     folder = finished[0] / "pruned"
     script = (
@@ -75,6 +79,7 @@ def test_the_compact_model_loads_without_the_package(finished):
     assert result.stdout.split("\n")[:2] == ["(None, 10)", "['serving_default']"], result.stderr
 
 
+@pytest.mark.slow
 def test_alpha_falls_as_the_flags_say(finished):
     folder, _ = finished
     rows = history(folder / "pruned", "branched")
@@ -88,6 +93,7 @@ CONTRADICTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_flags_that_contradict_are_refused_before_anything_is_made(finished, tmp_path):
     runs = [(tmp_path / "run", flags.split()) for flags in CONTRADICTIONS]
     *errors, other = EXAMPLE.refusals(*runs, (finished[0], ["--keep=0.5"]))
